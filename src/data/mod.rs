@@ -1,0 +1,1 @@
+//! Patterns, chat data and token batches.

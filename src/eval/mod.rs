@@ -1,0 +1,1 @@
+//! One evaluation harness: metrics, statistics, report, plots.

@@ -1,0 +1,1 @@
+//! Decoding: prefill, the replayed decode step, sampling, streaming.

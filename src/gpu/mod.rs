@@ -1,0 +1,1 @@
+//! What knows wgpu and nothing of models: device, buffers, recordings.

@@ -1,0 +1,1 @@
+//! WGSL kernels, each `x.wgsl` beside its `x.rs`.

@@ -1,0 +1,5 @@
+//! The decoder, one definition per architecture.
+
+mod config;
+
+pub use config::{ModelConfig, RopeScaling};
