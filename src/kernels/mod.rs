@@ -1,1 +1,17 @@
-//! WGSL kernels, each `x.wgsl` beside its `x.rs`.
+//! WGSL kernels, each `x.wgsl` beside its `x.rs`: parameters, dispatch, naive CPU reference
+//! (which accumulates in f64) and parity test.
+//!
+//! Conventions: binding 0 is the [`Step`](crate::gpu::Step), binding 1 the kernel's `Params`,
+//! storage buffers follow (at most 8, what WebGPU guarantees). Activations are f32, row-major
+//! (tokens, features). A kernel works on the rows in use and leaves the others alone.
+
+pub mod check;
+pub mod rms_norm;
+mod tensor;
+
+pub use tensor::{Rows, Tensor};
+
+use crate::gpu::Extent;
+
+/// A side of the grid that needs no second workgroup.
+const ONE: Extent = Extent::Fixed(1);

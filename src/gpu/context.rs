@@ -1,0 +1,393 @@
+//! One device: opened once, shared by everything that runs on it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use super::buffer::{Buffer, Memory};
+use crate::{Error, Result};
+
+/// How to open a [`Context`].
+#[derive(Debug, Clone, Default)]
+pub struct ContextOptions {
+    /// Part of the adapter's name (any case) or its index in [`Context::adapters`]; the best one if
+    /// `None`.
+    pub adapter: Option<String>,
+    /// Takes at most these limits, as if the adapter had no more: a test of small devices.
+    pub limits: Option<wgpu::Limits>,
+}
+
+/// One line of `engram devices`.
+#[derive(Debug, Clone)]
+pub struct AdapterSummary {
+    /// What the driver calls it.
+    pub name: String,
+    /// `Vulkan`, `Metal`, `Dx12`, `BrowserWebGpu`.
+    pub backend: String,
+    /// `DiscreteGpu`, `IntegratedGpu`, `Cpu`, …
+    pub device_type: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Largest storage binding in bytes.
+    pub max_storage_binding: u64,
+    /// Whether it computes on the CPU.
+    pub is_software: bool,
+}
+
+/// A compute shader: WGSL parts that are compiled as one module, whose entry point is `main`.
+#[derive(Debug, Clone, Copy)]
+pub struct Kernel {
+    /// Its name, for errors and profiles.
+    pub name: &'static str,
+    /// The source: shared preludes first, the kernel's own file last.
+    pub source: &'static [&'static str],
+}
+
+/// The open device with its queue, pipelines and memory count. A clone is another handle of it.
+#[derive(Debug, Clone)]
+pub struct Context(Rc<Inner>);
+
+type PipelineKey = (&'static str, Vec<(&'static str, u64)>);
+
+#[derive(Debug)]
+struct Inner {
+    adapter: AdapterSummary,
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    limits: wgpu::Limits,
+    pipelines: RefCell<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    memory: Rc<Memory>,
+    fault: Arc<Mutex<Option<Fault>>>,
+}
+
+#[derive(Debug, Clone)]
+enum Fault {
+    Lost(String),
+    OutOfMemory(String),
+    Other(String),
+}
+
+impl Context {
+    /// Every adapter wgpu sees (the environment variable `WGPU_BACKEND` narrows it), best first.
+    pub async fn adapters() -> Vec<AdapterSummary> {
+        ranked_adapters().await.iter().map(summary).collect()
+    }
+
+    /// Opens the adapter that `options` names, or the best one: discrete before integrated before
+    /// virtual before software.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if there is no adapter, none of that name, or it is below the limits that
+    /// the kernels need.
+    pub async fn new(options: &ContextOptions) -> Result<Self> {
+        let adapters = ranked_adapters().await;
+        let adapter = choose(&adapters, options.adapter.as_deref())?;
+        let offered = adapter.limits();
+        let ceiling = options.limits.clone().unwrap_or_else(|| offered.clone());
+        let limits = wanted_limits(&offered, &ceiling);
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("engram"),
+            required_limits: limits.clone(),
+            ..Default::default()
+        };
+        let (device, queue) =
+            adapter.request_device(&descriptor).await.map_err(|e| Error::Gpu(e.to_string()))?;
+
+        let fault = Arc::new(Mutex::new(None));
+        let on_error = fault.clone();
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            let found = match &error {
+                wgpu::Error::OutOfMemory { .. } => Fault::OutOfMemory(error.to_string()),
+                _ => Fault::Other(error.to_string()),
+            };
+            note(&on_error, found);
+        }));
+        let on_loss = fault.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            note(&on_loss, Fault::Lost(format!("{reason:?} {message}").trim().to_owned()));
+        });
+
+        Ok(Self(Rc::new(Inner {
+            adapter: summary(adapter),
+            device,
+            queue,
+            limits,
+            pipelines: RefCell::default(),
+            memory: Rc::default(),
+            fault,
+        })))
+    }
+
+    /// The adapter it runs on.
+    pub fn adapter(&self) -> &AdapterSummary {
+        &self.0.adapter
+    }
+
+    /// The limits it was opened with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.0.limits
+    }
+
+    /// The memory its buffers take.
+    pub fn memory(&self) -> &Memory {
+        &self.0.memory
+    }
+
+    /// wgpu's device.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// wgpu's queue.
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// The first fault the device reported since the context was opened, if any.
+    ///
+    /// Errors other than a lost device are reported once, so that the context stays usable.
+    pub fn check(&self) -> Result<()> {
+        let Ok(mut fault) = self.0.fault.lock() else { return Ok(()) };
+        match fault.clone() {
+            None => Ok(()),
+            Some(Fault::Lost(why)) => Err(Error::DeviceLost(why)),
+            Some(Fault::OutOfMemory(why)) => {
+                *fault = None;
+                Err(Error::OutOfMemory(format!("{why} ({} bytes in use)", self.0.memory.now())))
+            }
+            Some(Fault::Other(why)) => {
+                *fault = None;
+                Err(Error::Gpu(why))
+            }
+        }
+    }
+
+    /// A zeroed storage buffer of at least `bytes` bytes, a multiple of 16.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`], also if it is larger than a buffer or binding may be here.
+    pub fn storage(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        let usage = wgpu::BufferUsages::STORAGE
+            | wgpu::BufferUsages::COPY_SRC
+            | wgpu::BufferUsages::COPY_DST;
+        self.buffer(label, bytes, usage)
+    }
+
+    /// A storage buffer that holds `values`.
+    pub fn storage_from<T: bytemuck::NoUninit>(&self, label: &str, values: &[T]) -> Result<Buffer> {
+        let bytes: &[u8] = bytemuck::cast_slice(values);
+        let buffer = self.storage(label, bytes.len() as u64)?;
+        self.write(&buffer, 0, bytes);
+        Ok(buffer)
+    }
+
+    /// A zeroed uniform buffer of at least `bytes` bytes.
+    pub fn uniform(&self, label: &str, bytes: u64) -> Result<Buffer> {
+        self.buffer(label, bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
+    }
+
+    fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+        let size = bytes.max(16).next_multiple_of(16);
+        let limit =
+            self.0.limits.max_buffer_size.min(self.0.limits.max_storage_buffer_binding_size);
+        if size > limit {
+            return Err(Error::OutOfMemory(format!(
+                "{label} needs a buffer of {size} bytes, this adapter allows {limit}"
+            )));
+        }
+        let buffer = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        self.check()?;
+        Ok(Buffer::new(buffer, self.0.memory.clone()))
+    }
+
+    /// Queues a write of `bytes` at `offset`; a length that is no multiple of 4 is padded with 0.
+    pub fn write(&self, buffer: &Buffer, offset: u64, bytes: &[u8]) {
+        let whole = bytes.len() & !3;
+        if whole > 0 {
+            self.0.queue.write_buffer(buffer, offset, &bytes[..whole]);
+        }
+        if whole < bytes.len() {
+            let mut last = [0; 4];
+            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.0.queue.write_buffer(buffer, offset + whole as u64, &last);
+        }
+    }
+
+    /// Reads `count` values back, starting at value `start`, once the queue has done its work.
+    pub async fn read<T: bytemuck::Pod>(
+        &self,
+        buffer: &Buffer,
+        start: usize,
+        count: usize,
+    ) -> Result<Vec<T>> {
+        let offset = (start * size_of::<T>()) as u64;
+        let bytes = (count * size_of::<T>()) as u64;
+        if bytes == 0 {
+            return Ok(Vec::new());
+        }
+        let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size: bytes,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.0.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, Some(bytes));
+        self.0.queue.submit([encoder.finish()]);
+        let (done, mapped) = futures_channel::oneshot::channel();
+        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+            // The receiver is gone only if the caller dropped the read; nobody is left to tell.
+            let _ = done.send(result);
+        });
+        self.wait();
+        match mapped.await {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                self.check()?;
+                return Err(Error::Gpu(format!("reading back failed: {e}")));
+            }
+            Err(_) => {
+                self.check()?;
+                return Err(Error::Gpu("reading back was dropped".into()));
+            }
+        }
+        let view =
+            staging.get_mapped_range(..).map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
+        let values = bytemuck::pod_collect_to_vec::<u8, T>(&view);
+        drop(view);
+        staging.unmap();
+        self.check()?;
+        Ok(values)
+    }
+
+    /// Natively, blocks until the queue is idle; a page must not block and has nothing to do here.
+    pub(super) fn wait(&self) {
+        #[cfg(not(target_arch = "wasm32"))]
+        if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
+            note(&self.0.fault, Fault::Other(e.to_string()));
+        }
+    }
+
+    /// The pipeline of `kernel` with `constants` for its `override`s, compiled at first use.
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if the adapter refuses the shader.
+    pub fn pipeline(
+        &self,
+        kernel: &Kernel,
+        constants: &[(&'static str, f64)],
+    ) -> Result<wgpu::ComputePipeline> {
+        let key = (kernel.name, constants.iter().map(|&(n, v)| (n, v.to_bits())).collect());
+        if let Some(found) = self.0.pipelines.borrow().get(&key) {
+            return Ok(found.clone());
+        }
+        let module = self.0.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.name),
+            source: wgpu::ShaderSource::Wgsl(kernel.source.concat().into()),
+        });
+        let pipeline = self.0.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: None,
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants,
+                // Every kernel writes its workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        });
+        self.check()?;
+        self.0.pipelines.borrow_mut().insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+}
+
+fn note(slot: &Mutex<Option<Fault>>, found: Fault) {
+    if let Ok(mut slot) = slot.lock() {
+        let lost = matches!(found, Fault::Lost(_));
+        if slot.is_none() || lost {
+            *slot = Some(found);
+        }
+    }
+}
+
+async fn ranked_adapters() -> Vec<wgpu::Adapter> {
+    let instance =
+        wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
+    let mut adapters = enumerate(&instance).await;
+    adapters.retain(|a| {
+        let flags = a.get_downlevel_capabilities().flags;
+        flags.contains(wgpu::DownlevelFlags::COMPUTE_SHADERS)
+    });
+    adapters.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    adapters
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+async fn enumerate(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    instance.enumerate_adapters(wgpu::Backends::all()).await
+}
+
+/// A page is given one adapter, not a list.
+#[cfg(target_arch = "wasm32")]
+async fn enumerate(instance: &wgpu::Instance) -> Vec<wgpu::Adapter> {
+    let options = wgpu::RequestAdapterOptions {
+        power_preference: wgpu::PowerPreference::HighPerformance,
+        ..Default::default()
+    };
+    instance.request_adapter(&options).await.into_iter().collect()
+}
+
+fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Result<&'a wgpu::Adapter> {
+    let Some(best) = adapters.first() else {
+        return Err(Error::Gpu(
+            "no adapter found; install a Vulkan, Metal or DX12 driver \
+             (on Debian the package mesa-vulkan-drivers has a software one)"
+                .into(),
+        ));
+    };
+    let Some(wanted) = wanted else { return Ok(best) };
+    let by_index = wanted.parse::<usize>().ok().and_then(|i| adapters.get(i));
+    let lower = wanted.to_lowercase();
+    by_index
+        .or_else(|| adapters.iter().find(|a| a.get_info().name.to_lowercase().contains(&lower)))
+        .ok_or_else(|| {
+            let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+            Error::Gpu(format!("no adapter `{wanted}`; there are: {}", names.join(", ")))
+        })
+}
+
+fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    AdapterSummary {
+        name: info.name,
+        backend: format!("{:?}", info.backend),
+        device_type: format!("{:?}", info.device_type),
+        driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),
+        max_storage_binding: adapter.limits().max_storage_buffer_binding_size,
+        is_software: info.device_type == wgpu::DeviceType::Cpu,
+    }
+}
+
+/// WebGPU's guaranteed limits, which are all the kernels need, with the memory limits raised to
+/// what the adapter offers (and `ceiling` allows); never more than it has.
+fn wanted_limits(offered: &wgpu::Limits, ceiling: &wgpu::Limits) -> wgpu::Limits {
+    let mut limits = wgpu::Limits::default().or_worse_values_from(offered);
+    limits.max_buffer_size = offered.max_buffer_size.min(ceiling.max_buffer_size);
+    limits.max_storage_buffer_binding_size =
+        offered.max_storage_buffer_binding_size.min(ceiling.max_storage_buffer_binding_size);
+    limits
+}
