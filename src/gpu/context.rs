@@ -42,6 +42,17 @@ pub struct Kernel {
     pub name: &'static str,
     /// The source: shared preludes first, the kernel's own file last.
     pub source: &'static [&'static str],
+    /// Its storage buffers, from binding 2 on.
+    pub storage: &'static [Access],
+}
+
+/// What a kernel does with a storage buffer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Access {
+    /// `var<storage, read>`
+    Read,
+    /// `var<storage, read_write>`
+    Write,
 }
 
 /// The open device with its queue, pipelines and memory count. A clone is another handle of it.
@@ -50,13 +61,20 @@ pub struct Context(Rc<Inner>);
 
 type PipelineKey = (&'static str, Vec<(&'static str, u64)>);
 
+/// A compiled kernel and the layout of its bind group.
+#[derive(Debug, Clone)]
+pub(super) struct Pipeline {
+    pub(super) compute: wgpu::ComputePipeline,
+    pub(super) layout: wgpu::BindGroupLayout,
+}
+
 #[derive(Debug)]
 struct Inner {
     adapter: AdapterSummary,
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
-    pipelines: RefCell<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pipelines: RefCell<HashMap<PipelineKey, Pipeline>>,
     memory: Rc<Memory>,
     fault: Arc<Mutex<Option<Fault>>>,
 }
@@ -278,22 +296,32 @@ impl Context {
     ///
     /// # Errors
     /// [`Error::Gpu`] if the adapter refuses the shader.
-    pub fn pipeline(
+    pub(super) fn pipeline(
         &self,
         kernel: &Kernel,
         constants: &[(&'static str, f64)],
-    ) -> Result<wgpu::ComputePipeline> {
+    ) -> Result<Pipeline> {
         let key = (kernel.name, constants.iter().map(|&(n, v)| (n, v.to_bits())).collect());
         if let Some(found) = self.0.pipelines.borrow().get(&key) {
             return Ok(found.clone());
         }
-        let module = self.0.device.create_shader_module(wgpu::ShaderModuleDescriptor {
+        let device = &self.0.device;
+        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
             source: wgpu::ShaderSource::Wgsl(kernel.source.concat().into()),
         });
-        let pipeline = self.0.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(kernel.name),
-            layout: None,
+            entries: &layout_entries(kernel.storage),
+        });
+        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(kernel.name),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name),
+            layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions {
@@ -304,9 +332,23 @@ impl Context {
             cache: None,
         });
         self.check()?;
+        let pipeline = Pipeline { compute, layout };
         self.0.pipelines.borrow_mut().insert(key, pipeline.clone());
         Ok(pipeline)
     }
+}
+
+fn layout_entries(storage: &[Access]) -> Vec<wgpu::BindGroupLayoutEntry> {
+    let uniform = wgpu::BufferBindingType::Uniform;
+    let storage =
+        storage.iter().map(|a| wgpu::BufferBindingType::Storage { read_only: *a == Access::Read });
+    let entry = |(binding, ty)| wgpu::BindGroupLayoutEntry {
+        binding,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+        count: None,
+    };
+    (0..).zip([uniform, uniform].into_iter().chain(storage)).map(entry).collect()
 }
 
 fn note(slot: &Mutex<Option<Fault>>, found: Fault) {

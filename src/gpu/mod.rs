@@ -5,5 +5,5 @@ mod context;
 mod recording;
 
 pub use buffer::{Buffer, Memory};
-pub use context::{AdapterSummary, Context, ContextOptions, Kernel};
+pub use context::{Access, AdapterSummary, Context, ContextOptions, Kernel};
 pub use recording::{Binding, Extent, Recorder, Recording, Step};

@@ -221,11 +221,16 @@ impl Recorder {
         }));
         let bind_group = self.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(kernel.name),
-            layout: &pipeline.get_bind_group_layout(0),
+            layout: &pipeline.layout,
             entries: &entries,
         });
         self.context.check()?;
-        self.dispatches.push(Dispatch { name: kernel.name, pipeline, bind_group, grid });
+        self.dispatches.push(Dispatch {
+            name: kernel.name,
+            pipeline: pipeline.compute,
+            bind_group,
+            grid,
+        });
         Ok(())
     }
 

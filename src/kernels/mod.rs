@@ -8,8 +8,10 @@
 pub mod check;
 pub mod rms_norm;
 mod tensor;
+mod token;
 
 pub use tensor::{Rows, Tensor};
+pub use token::Token;
 
 use crate::gpu::Extent;
 

@@ -2,11 +2,13 @@
 
 use super::{Rows, Tensor, check};
 use crate::Result;
+use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Kernel, Recorder};
 
 const KERNEL: Kernel = Kernel {
     name: "rms_norm",
     source: &[include_str!("step.wgsl"), include_str!("rms_norm.wgsl")],
+    storage: &[Read, Read, Write],
 };
 
 #[repr(C)]

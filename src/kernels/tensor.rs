@@ -17,8 +17,7 @@ pub struct Rows {
 }
 
 /// Activations: f32, row-major (tokens, cols), of which a replay uses the first rows.
-///
-
+/// A clone shares the memory.
 #[derive(Debug, Clone)]
 pub struct Tensor {
     buffer: Rc<Buffer>,

@@ -1,0 +1,19 @@
+//! One token of a replay.
+
+/// What the kernels know of a token; a replay reads an array of them. In WGSL a `vec4<u32>`.
+///
+/// Sequences stand one after another without padding; attention of a token sees the key rows
+/// `first_key..=last_key`. With a cache, rows are cache rows and `first_key` is 0; without, they
+/// are rows of the batch, and a token's own key is always `last_key`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
+pub struct Token {
+    /// Its id in the vocabulary.
+    pub id: u32,
+    /// Its position in its sequence, from 0.
+    pub position: u32,
+    /// First key row it attends to.
+    pub first_key: u32,
+    /// Last key row it attends to: its own.
+    pub last_key: u32,
+}
