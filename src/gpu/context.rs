@@ -189,7 +189,9 @@ impl Context {
         let usage = wgpu::BufferUsages::STORAGE
             | wgpu::BufferUsages::COPY_SRC
             | wgpu::BufferUsages::COPY_DST;
-        self.buffer(label, bytes, usage)
+        let limits = &self.0.limits;
+        let most = limits.max_buffer_size.min(limits.max_storage_buffer_binding_size);
+        self.buffer(label, bytes, usage, most)
     }
 
     /// A storage buffer that holds `values`.
@@ -202,13 +204,18 @@ impl Context {
 
     /// A zeroed uniform buffer of at least `bytes` bytes.
     pub fn uniform(&self, label: &str, bytes: u64) -> Result<Buffer> {
-        self.buffer(label, bytes, wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST)
+        let usage = wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST;
+        self.buffer(label, bytes, usage, self.0.limits.max_uniform_buffer_binding_size)
     }
 
-    fn buffer(&self, label: &str, bytes: u64, usage: wgpu::BufferUsages) -> Result<Buffer> {
+    fn buffer(
+        &self,
+        label: &str,
+        bytes: u64,
+        usage: wgpu::BufferUsages,
+        limit: u64,
+    ) -> Result<Buffer> {
         let size = bytes.max(16).next_multiple_of(16);
-        let limit =
-            self.0.limits.max_buffer_size.min(self.0.limits.max_storage_buffer_binding_size);
         if size > limit {
             return Err(Error::OutOfMemory(format!(
                 "{label} needs a buffer of {size} bytes, this adapter allows {limit}"

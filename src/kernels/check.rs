@@ -49,6 +49,9 @@ pub fn close(what: &str, actual: &[f32], expected: &[f32], atol: f32, rtol: f32)
     }
     // How many times over its tolerance each value is; NaN counts as infinitely far.
     let excess = |(&a, &e): (&f32, &f32)| {
+        if a == e {
+            return 0.0;
+        }
         let excess = (a - e).abs() / (atol + rtol * e.abs());
         if excess.is_nan() { f32::INFINITY } else { excess }
     };

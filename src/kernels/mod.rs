@@ -6,9 +6,13 @@
 //! (tokens, features). A kernel works on the rows in use and leaves the others alone.
 
 pub mod check;
+pub mod embedding;
+pub mod matmul;
+pub mod matmul_transposed;
 pub mod rms_norm;
 mod tensor;
 mod token;
+pub mod weight;
 
 pub use tensor::{Rows, Tensor};
 pub use token::Token;

@@ -23,6 +23,7 @@ pub struct Tensor {
     buffer: Rc<Buffer>,
     rows: Rows,
     cols: usize,
+    first_row: u32,
 }
 
 impl Tensor {
@@ -41,7 +42,20 @@ impl Tensor {
 
     /// A tensor in memory that somebody else lends.
     pub fn in_buffer(buffer: Rc<Buffer>, rows: Rows, cols: usize) -> Self {
-        Self { buffer, rows, cols }
+        Self { buffer, rows, cols, first_row: 0 }
+    }
+
+    /// The replay's tokens from `begin` on, at most `max`, of this tensor, in its own memory.
+    ///
+    /// Only the matrix products read and write such windows.
+    pub fn window(&self, begin: usize, max: usize) -> Self {
+        let rows = Rows { begin: begin as u32, max: max as u32 };
+        Self { rows, first_row: begin as u32, ..self.clone() }
+    }
+
+    /// The row of its memory that is its row 0.
+    pub fn first_row(&self) -> u32 {
+        self.first_row
     }
 
     /// Its memory.

@@ -1,0 +1,121 @@
+//! `dX = dY W`: the backward of [`super::matmul`] towards its input. The weights are frozen, so
+//! that no `dW` exists.
+
+use super::weight::{BLOCK, Format, Matrix};
+use super::{ONE, Rows, Tensor, check, weight};
+use crate::Result;
+use crate::gpu::Access::{Read, Write};
+use crate::gpu::{Context, Extent, Kernel, Recorder};
+
+const KERNEL: Kernel = Kernel {
+    name: "matmul_transposed",
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("weight.wgsl"),
+        include_str!("matmul_transposed.wgsl"),
+    ],
+    storage: &[Read, Read, Read, Write],
+};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: Rows,
+    dy_row: u32,
+    dx_row: u32,
+    in_features: u32,
+    out_features: u32,
+    first_out: u32,
+    part_rows: u32,
+    accumulate: u32,
+    pad: u32,
+}
+
+/// Records `dx[t, i] = Σ_o dy[t, o] · w[o, i]`, or `+=` with `accumulate`.
+///
+/// `dy` (T, out), `w` (out, in), `dx` (T, in); both tensors may be windows.
+pub fn matmul_transposed(
+    r: &mut Recorder,
+    dy: &Tensor,
+    w: &Matrix,
+    dx: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    for (i, part) in w.parts().iter().enumerate() {
+        let params = Params {
+            rows: dy.rows(),
+            dy_row: dy.first_row(),
+            dx_row: dx.first_row(),
+            in_features: w.cols() as u32,
+            out_features: w.rows() as u32,
+            first_out: part.first_row as u32,
+            part_rows: part.rows as u32,
+            accumulate: (accumulate || i > 0).into(),
+            pad: 0,
+        };
+        let bindings = [(&part.values).into(), (&part.scales).into(), dy.binding(), dx.binding()];
+        let grid = [Extent::cover(w.cols(), BLOCK), dy.per_token(BLOCK as u32), ONE];
+        r.dispatch(&KERNEL, &[w.format().constant()], &params, &bindings, grid)?;
+    }
+    Ok(())
+}
+
+/// The reference of [`matmul_transposed`], without accumulation.
+pub fn reference(dy: &[f32], w: &[f32], in_features: usize) -> Vec<f32> {
+    let outs = w.len() / in_features;
+    let column = |dy: &[f32], i: usize| {
+        (0..outs).map(|o| f64::from(dy[o]) * f64::from(w[o * in_features + i])).sum::<f64>() as f32
+    };
+    dy.chunks_exact(outs).flat_map(|dy| (0..in_features).map(move |i| column(dy, i))).collect()
+}
+
+/// Compares kernel and reference.
+pub async fn parity(
+    context: &Context,
+    format: Format,
+    tokens: usize,
+    (outs, ins): (usize, usize),
+) -> Result<()> {
+    let (matrix, weights) = weight::noise_matrix(context, format, outs, ins)?;
+    let dy = check::noise(1, tokens * outs);
+    let before = check::noise(2, tokens * ins);
+    let dy_gpu = Tensor::from(context, outs, &dy)?;
+    let dx = Tensor::new(context, tokens, ins)?;
+    let sum = Tensor::from(context, ins, &before)?;
+    check::run(context, tokens, |r| {
+        matmul_transposed(r, &dy_gpu, &matrix, &dx, false)?;
+        matmul_transposed(r, &dy_gpu, &matrix, &sum, true)
+    })?;
+    let expected = reference(&dy, &weights, ins);
+    let summed: Vec<f32> = expected.iter().zip(&before).map(|(a, b)| a + b).collect();
+    for (tensor, expected) in [(dx, expected), (sum, summed)] {
+        let actual = context.read(tensor.buffer(), 0, tokens * ins).await?;
+        check::close("matmul_transposed", &actual, &expected, 2e-7 * outs as f32 + 1e-6, 1e-5)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matches_the_reference_in_every_format() {
+        let context = check::test_context();
+        for format in Format::ALL {
+            for tokens in [1, 33] {
+                for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
+                    pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn parts_add_up() {
+        let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..Default::default() };
+        let options = crate::gpu::ContextOptions { limits: Some(limits), ..Default::default() };
+        let context = pollster::block_on(Context::new(&options)).unwrap();
+        pollster::block_on(parity(&context, Format::Q8, 3, (300, 45))).unwrap();
+    }
+}

@@ -1,0 +1,258 @@
+//! Weight matrices on the GPU, quantised or not.
+//!
+//! A matrix is (rows, cols) = (out, in), row by row, each row cut into blocks of 32 columns (the
+//! last one filled up with zeros). A block is stored so that eight neighbouring weights come from
+//! one aligned 16-byte load:
+//!
+//! | format | `values`, per block | `scales` |
+//! |---|---|---|
+//! | f32 | 32 f32 | |
+//! | f16 | 32 f16 | |
+//! | q8 | 32 i8 | one f16 `d` a block: w = d·q |
+//! | q4 | 32 u4, in order from the lowest bits of the first word | two f16 `d`, `m` a block: w = d·q + m |
+//!
+//! q8 is GGUF's Q8_0, q4 its Q4_1 with the nibbles in order; Q4_0 is the q4 with m = −8·d.
+
+use crate::gpu::{Buffer, Context};
+use crate::{Error, Result};
+
+/// Columns of a block.
+pub const BLOCK: usize = 32;
+
+/// How a [`Matrix`] stores its weights; the numbers are those of `FORMAT` in `weight.wgsl`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// 4 bytes a weight.
+    F32 = 0,
+    /// 2 bytes a weight.
+    F16 = 1,
+    /// 1.0625 bytes a weight.
+    Q8 = 2,
+    /// 0.625 bytes a weight.
+    Q4 = 3,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Format; 4] = [Format::F32, Format::F16, Format::Q8, Format::Q4];
+
+    /// Bytes of `values` a block takes, a multiple of 16.
+    pub fn value_bytes(self) -> usize {
+        match self {
+            Format::F32 => 128,
+            Format::F16 => 64,
+            Format::Q8 => 32,
+            Format::Q4 => 16,
+        }
+    }
+
+    /// Bytes of `scales` a block takes.
+    pub fn scale_bytes(self) -> usize {
+        match self {
+            Format::F32 | Format::F16 => 0,
+            Format::Q8 => 2,
+            Format::Q4 => 4,
+        }
+    }
+
+    pub(super) fn constant(self) -> (&'static str, f64) {
+        ("FORMAT", f64::from(self as u32))
+    }
+}
+
+/// Rows in the layout of a [`Format`], on their way to the GPU.
+#[derive(Debug, Clone, Default)]
+pub struct PackedRows {
+    /// The plane of values.
+    pub values: Vec<u8>,
+    /// The plane of scales.
+    pub scales: Vec<u8>,
+}
+
+/// A run of a matrix's rows that one binding can hold.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    pub(super) first_row: usize,
+    pub(super) rows: usize,
+    pub(super) values: Buffer,
+    pub(super) scales: Buffer,
+}
+
+/// A weight matrix (out, in) on the GPU; a clone shares it.
+#[derive(Debug, Clone)]
+pub struct Matrix {
+    format: Format,
+    rows: usize,
+    cols: usize,
+    parts: Vec<Part>,
+}
+
+impl Matrix {
+    /// A matrix of zeros, in as many parts as the device's largest binding asks for.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`] if the device has not enough memory, or one row is over its limits.
+    pub fn new(context: &Context, format: Format, rows: usize, cols: usize) -> Result<Self> {
+        let limits = context.limits();
+        let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        let blocks = cols.div_ceil(BLOCK);
+        let row_bytes = blocks * format.value_bytes();
+        // An even number of rows keeps the two q8 scales of a word in one part.
+        let per_part = (most / row_bytes as u64) as usize & !1;
+        if per_part == 0 {
+            let problem = format!("two weight rows take {} bytes, a binding {most}", 2 * row_bytes);
+            return Err(Error::OutOfMemory(problem));
+        }
+        let part = |first_row: usize| {
+            let rows = per_part.min(rows - first_row);
+            let values = context.storage("weight values", (rows * row_bytes) as u64)?;
+            let scale_bytes = (rows * blocks * format.scale_bytes()) as u64;
+            let scales = context.storage("weight scales", scale_bytes)?;
+            Ok(Part { first_row, rows, values, scales })
+        };
+        let parts = (0..rows).step_by(per_part).map(part).collect::<Result<_>>()?;
+        Ok(Self { format, rows, cols, parts })
+    }
+
+    /// Queues a write of whole rows from row `first` on; `first` is even.
+    pub fn write_rows(&self, context: &Context, first: usize, rows: &PackedRows) {
+        let blocks = self.cols.div_ceil(BLOCK);
+        let value_row = blocks * self.format.value_bytes();
+        let scale_row = blocks * self.format.scale_bytes();
+        let count = rows.values.len() / value_row;
+        for part in &self.parts {
+            let begin = first.max(part.first_row);
+            let end = (first + count).min(part.first_row + part.rows);
+            if begin < end {
+                let (from, to) = (begin - first, end - first);
+                let at = begin - part.first_row;
+                let values = &rows.values[from * value_row..to * value_row];
+                context.write(&part.values, (at * value_row) as u64, values);
+                let scales = &rows.scales[from * scale_row..to * scale_row];
+                context.write(&part.scales, (at * scale_row) as u64, scales);
+            }
+        }
+    }
+
+    /// A matrix that holds `values`, quantised to `format`: for tests and small tables.
+    pub fn from_f32(
+        context: &Context,
+        format: Format,
+        cols: usize,
+        values: &[f32],
+    ) -> Result<Self> {
+        let matrix = Self::new(context, format, values.len() / cols, cols)?;
+        let mut packed = PackedRows::default();
+        for row in values.chunks_exact(cols) {
+            pack_row(format, row, &mut packed);
+        }
+        matrix.write_rows(context, 0, &packed);
+        Ok(matrix)
+    }
+
+    /// How it is stored.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Output features.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Input features.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+}
+
+/// Appends one row of f32 weights to `packed`, quantised as ggml's reference does (Q8_0, Q4_1).
+pub fn pack_row(format: Format, row: &[f32], packed: &mut PackedRows) {
+    for chunk in row.chunks(BLOCK) {
+        let mut block = [0.0; BLOCK];
+        block[..chunk.len()].copy_from_slice(chunk);
+        match format {
+            Format::F32 => packed.values.extend(block.iter().flat_map(|v| v.to_le_bytes())),
+            Format::F16 => packed
+                .values
+                .extend(block.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes())),
+            Format::Q8 => {
+                let d = block.iter().fold(0f32, |m, v| m.max(v.abs())) / 127.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                packed.values.extend(block.map(|v| (v * inverse).round() as i8 as u8));
+                packed.scales.extend(half::f16::from_f32(d).to_le_bytes());
+            }
+            Format::Q4 => {
+                let low = block.iter().copied().fold(f32::INFINITY, f32::min);
+                let high = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+                let d = (high - low) / 15.0;
+                let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
+                let quantum = |v: f32| ((v - low) * inverse + 0.5).min(15.0) as u8;
+                packed.values.extend(block.chunks(2).map(|p| quantum(p[0]) | quantum(p[1]) << 4));
+                packed.scales.extend(half::f16::from_f32(d).to_le_bytes());
+                packed.scales.extend(half::f16::from_f32(low).to_le_bytes());
+            }
+        }
+    }
+}
+
+/// The weights that packed rows stand for: the reference of `weight.wgsl`.
+pub fn unpack(format: Format, cols: usize, packed: &PackedRows) -> Vec<f32> {
+    let f16 = |bytes: &[u8], i: usize| {
+        half::f16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]).to_f32()
+    };
+    let mut weights = Vec::new();
+    for (block, bytes) in packed.values.chunks_exact(format.value_bytes()).enumerate() {
+        weights.extend((0..BLOCK).map(|i| match format {
+            Format::F32 => bytemuck::pod_read_unaligned::<f32>(&bytes[4 * i..4 * i + 4]),
+            Format::F16 => f16(bytes, i),
+            Format::Q8 => f16(&packed.scales, block) * f32::from(bytes[i] as i8),
+            Format::Q4 => {
+                let q = f32::from(bytes[i / 2] >> (4 * (i % 2)) & 15);
+                f16(&packed.scales, 2 * block) * q + f16(&packed.scales, 2 * block + 1)
+            }
+        }));
+    }
+    let padded = cols.next_multiple_of(BLOCK);
+    weights.chunks_exact(padded).flat_map(|row| &row[..cols]).copied().collect()
+}
+
+/// A matrix of noise and what its weights are once packed, for the parity tests.
+pub(super) fn noise_matrix(
+    context: &Context,
+    format: Format,
+    rows: usize,
+    cols: usize,
+) -> Result<(Matrix, Vec<f32>)> {
+    let values = super::check::noise(7, rows * cols);
+    let mut packed = PackedRows::default();
+    for row in values.chunks_exact(cols) {
+        pack_row(format, row, &mut packed);
+    }
+    let matrix = Matrix::new(context, format, rows, cols)?;
+    matrix.write_rows(context, 0, &packed);
+    Ok((matrix, unpack(format, cols, &packed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::check::noise;
+
+    #[test]
+    fn unpacking_gives_back_what_was_packed() {
+        for (format, tolerance) in
+            [(Format::F32, 0.0), (Format::F16, 5e-4), (Format::Q8, 5e-3), (Format::Q4, 0.07)]
+        {
+            let rows = noise(3, 2 * 45);
+            let mut packed = PackedRows::default();
+            rows.chunks_exact(45).for_each(|row| pack_row(format, row, &mut packed));
+            let back = unpack(format, 45, &packed);
+            crate::kernels::check::close("unpack", &back, &rows, tolerance, 0.0).unwrap();
+        }
+    }
+}

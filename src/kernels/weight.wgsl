@@ -1,0 +1,47 @@
+// Shared by the kernels that read a weight matrix: 32 columns of a row are a block, and blocks
+// stand row by row. The layouts are described in `weight.rs`.
+override FORMAT: u32 = 0u; // 0 f32, 1 f16, 2 q8, 3 q4
+
+@group(0) @binding(2) var<storage, read> values: array<vec4<u32>>;
+@group(0) @binding(3) var<storage, read> scales: array<u32>;
+
+const BLOCK = 32u;
+
+struct Eight {
+    a: vec4<f32>,
+    b: vec4<f32>,
+}
+
+fn signed_bytes(word: u32) -> vec4<f32> {
+    return vec4<f32>(vec4<i32>(vec4<u32>(word << 24u, word << 16u, word << 8u, word)) >> vec4<u32>(24u));
+}
+
+// Weights 8·quarter … 8·quarter + 7 of a block.
+fn eight_weights(block: u32, quarter: u32) -> Eight {
+    switch FORMAT {
+        case 1u: {
+            let words = values[block * 4u + quarter];
+            return Eight(
+                vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)),
+                vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w)),
+            );
+        }
+        case 2u: {
+            let words = values[block * 2u + quarter / 2u];
+            let pair = select(words.xy, words.zw, (quarter & 1u) == 1u);
+            let scale = unpack2x16float(scales[block / 2u])[block & 1u];
+            return Eight(signed_bytes(pair.x) * scale, signed_bytes(pair.y) * scale);
+        }
+        case 3u: {
+            let word = values[block][quarter];
+            let low = vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u));
+            let high = vec4<f32>((vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u));
+            let scale = unpack2x16float(scales[block]); // (d, m)
+            return Eight(low * scale.x + scale.y, high * scale.x + scale.y);
+        }
+        default: {
+            let first = block * 8u + quarter * 2u;
+            return Eight(bitcast<vec4<f32>>(values[first]), bitcast<vec4<f32>>(values[first + 1u]));
+        }
+    }
+}
