@@ -15,19 +15,17 @@ from common import (
     GOLDENS,
     hash_adapter,
     linear_dims,
-    peft_key,
     provenance,
     save_json,
     save_tensors,
     sha256,
     splitmix64_array,
 )
-from peft import LoraConfig, get_peft_model
-from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
+from oracle import adapt, load, masked_loss, trainable
+from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 SEED = 20240607
 PACKAGES = ("torch", "transformers", "peft", "mlx-lm", "numpy")
@@ -36,6 +34,7 @@ LENGTHS = (5, 17, 11)
 # Targets before this position do not count: the second sequence has a prompt of six tokens.
 OFFSETS = (1, 6, 1)
 STEPS = 10
+BOUND_B = 0.2
 # At 1e-2 the runs without bias correction are chaotic: f32 against f64 differs by 5 % after ten steps.
 LEARNING_RATE = 3e-3
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
@@ -52,15 +51,6 @@ for item in items: print(item)
 What is the capital of France? The capital of France is Paris.
 Error: cannot find value; add an import statement to the other file there
 """
-
-
-def exact_rms_norm(self, hidden_states):
-    """LlamaRMSNorm without its detour through f32, which would cap the oracle at f32."""
-    variance = hidden_states.pow(2).mean(-1, keepdim=True)
-    return self.weight * (hidden_states * torch.rsqrt(variance + self.variance_epsilon))
-
-
-LlamaRMSNorm.forward = exact_rms_norm
 
 
 def write_json(path, value) -> None:
@@ -192,15 +182,6 @@ TINY_ODD = {
 }
 
 
-def load(folder) -> LlamaForCausalLM:
-    """The stored model in float64."""
-    # transformers' "eager" attention takes its softmax in f32.
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float64, attn_implementation="sdpa"
-    )
-    return model.eval()
-
-
 def header(name: str, seed=SEED) -> dict:
     return provenance(
         f"data/goldens/{name}", sha256(GOLDENS / name / "model.safetensors"), seed, *PACKAGES
@@ -243,35 +224,13 @@ def forward_golden(name: str) -> None:
     )
 
 
-def adapted(name: str, layers: range, rank: int, alpha: float, bound_b: float = 0.2):
-    """The model with a PEFT adapter on all seven linears of `layers`, and its MLX-named values."""
+def adapted(name: str, layers: range, rank: int, scale: float):
+    """The model with PEFT's adapter on, its values from `common.uniform`."""
     base = load(GOLDENS / name)
+    # PEFT copies this path into adapter_config.json.
     base.name_or_path = base.config._name_or_path = f"data/goldens/{name}"
-    targets = [linear.rsplit(".", 1)[1] for linear in linear_dims(base.config)]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=0.0,
-        bias="none",
-        task_type="CAUSAL_LM",
-        target_modules=sorted(targets),
-        layers_to_transform=list(layers),
-    )
-    values = hash_adapter(layers, linear_dims(base.config), rank, bound_b)
-    model = get_peft_model(base, config)
-    state = {peft_key(key): torch.from_numpy(value.T.copy()) for key, value in values.items()}
-    result = set_peft_model_state_dict(model, state)
-    assert not result.unexpected_keys, result.unexpected_keys
-    return model.double(), values
-
-
-def trainable(model) -> dict[str, torch.nn.Parameter]:
-    """PEFT's file key (without the adapter's name) to parameter."""
-    return {
-        name.replace(".default.", "."): parameter
-        for name, parameter in sorted(model.named_parameters())
-        if parameter.requires_grad
-    }
+    values = hash_adapter(layers, linear_dims(base.config), rank, BOUND_B)
+    return adapt(base, layers, rank, scale, values)
 
 
 def ragged_batch(vocab: int):
@@ -283,14 +242,6 @@ def ragged_batch(vocab: int):
         ids[row, :length] = random_ids(SEED + 1000 * (row + 1), length, vocab)
         mask[row, offset - 1 : length - 1] = 1
     return ids, mask
-
-
-def masked_loss(model, ids: np.ndarray, mask: np.ndarray) -> torch.Tensor:
-    """Mean cross-entropy over the targets that the mask keeps, the whole batch together."""
-    ids = torch.from_numpy(ids).long()
-    keep = torch.from_numpy(mask).bool()
-    logits = model(input_ids=ids[:, :-1]).logits
-    return torch.nn.functional.cross_entropy(logits[keep], ids[:, 1:][keep])
 
 
 def check_by_differences(model, ids, mask, grads) -> None:
@@ -310,9 +261,9 @@ def check_by_differences(model, ids, mask, grads) -> None:
         assert apart <= 1e-6 * max(1.0, abs(slope)), f"{name}: {apart}"
 
 
-def gradients_golden(name: str, label: str, layers: range, rank: int, alpha: float) -> None:
+def gradients_golden(name: str, label: str, layers: range, rank: int, scale: float) -> None:
     """Loss and the gradient of every adapter tensor."""
-    model, _ = adapted(name, layers, rank, alpha)
+    model = adapted(name, layers, rank, scale)
     ids, mask = ragged_batch(model.config.vocab_size)
     loss = masked_loss(model, ids, mask)
     loss.backward()
@@ -327,7 +278,7 @@ def gradients_golden(name: str, label: str, layers: range, rank: int, alpha: flo
     for key, parameter in trainable(model).items():
         tensors[f"lora.{key}"] = f32(parameter)
         tensors[f"grad.{key}"] = f32(grads[key])
-    about = {"layers": list(layers), "rank": rank, "alpha": alpha, "scale": alpha / rank}
+    about = {"layers": list(layers), "rank": rank, "scale": scale}
     print(f"{name} {label}: loss {loss.item():.6f}, {len(grads)} gradients")
     save_tensors(
         GOLDENS / f"{name}_lora_grads_{label}.safetensors", tensors, header(name) | about
@@ -375,7 +326,7 @@ def optimise(model, make, clip: float | None):
     return losses, norms, parameters
 
 
-def optimiser_golden(name: str, layers: range, rank: int, alpha: float) -> None:
+def optimiser_golden(name: str, layers: range, rank: int, scale: float) -> None:
     """Six runs of ten steps; those with bias correction are checked against torch.optim."""
     runs = {
         "adam": (False, 0.0, None),
@@ -388,12 +339,12 @@ def optimiser_golden(name: str, layers: range, rank: int, alpha: float) -> None:
     options = {"lr": LEARNING_RATE, "betas": (BETA1, BETA2), "eps": EPS}
     tensors, report = {}, {}
     for run, (correction, decay, clip) in runs.items():
-        model, _ = adapted(name, layers, rank, alpha)
+        model = adapted(name, layers, rank, scale)
         losses, norms, parameters = optimise(
             model, lambda p, c=correction, d=decay: Adam(p, c, d), clip
         )
         if correction:
-            model, _ = adapted(name, layers, rank, alpha)
+            model = adapted(name, layers, rank, scale)
             theirs, _, _ = optimise(
                 model, lambda p, d=decay: torch.optim.AdamW(p, weight_decay=d, **options), clip
             )
@@ -411,7 +362,7 @@ def optimiser_golden(name: str, layers: range, rank: int, alpha: float) -> None:
     about = {
         "layers": list(layers),
         "rank": rank,
-        "scale": alpha / rank,
+        "scale": scale,
         "learning_rate": LEARNING_RATE,
         "betas": [BETA1, BETA2],
         "eps": EPS,
@@ -455,16 +406,22 @@ def tokenizer_golden(name: str) -> None:
     )
 
 
-def peft_adapter(name: str, layers: range, rank: int, alpha: float):
+def peft_adapter(name: str, layers: range, rank: int, scale: float):
     """An adapter saved by PEFT itself; returns its logits over the forward golden's ids."""
     folder = GOLDENS / f"{name}_adapter_peft"
     shutil.rmtree(folder, ignore_errors=True)
-    model, _ = adapted(name, layers, rank, alpha)
+    model = adapted(name, layers, rank, scale)
     ids = random_ids(SEED, FORWARD_TOKENS, model.config.vocab_size)
     with torch.no_grad():
         logits = model(input_ids=torch.from_numpy(ids).long()[None]).logits[0]
     model.float().save_pretrained(folder)
     (folder / "README.md").unlink()
+    # PEFT writes a set in whatever order it comes.
+    config = json.loads((folder / "adapter_config.json").read_text())
+    write_json(
+        folder / "adapter_config.json",
+        config | {"target_modules": sorted(config["target_modules"])},
+    )
     keys = set(get_peft_model_state_dict(model))
     assert keys == set(trainable(model)), "the file's keys are the goldens' keys"
     return ids, f32(logits)
@@ -485,7 +442,7 @@ def mlx_adapter(name: str, layers: range, rank: int, scale: float) -> np.ndarray
     model.freeze()
     linear_to_lora_layers(model, len(layers), parameters)
     dims = linear_dims(LlamaConfig(**TINY))
-    values = hash_adapter(layers, dims, rank, 0.2)
+    values = hash_adapter(layers, dims, rank, BOUND_B)
     model.load_weights([(key, mx.array(value)) for key, value in values.items()], strict=False)
     trained = dict(tree_flatten(model.trainable_parameters()))
     assert trained.keys() == values.keys()
@@ -507,7 +464,7 @@ def mlx_adapter(name: str, layers: range, rank: int, scale: float) -> np.ndarray
 
 def adapter_goldens(name: str, layers: range, rank: int, scale: float) -> None:
     """The same adapter in both libraries' files, and the logits with it on."""
-    ids, peft_logits = peft_adapter(name, layers, rank, scale * rank)
+    ids, peft_logits = peft_adapter(name, layers, rank, scale)
     mlx_logits = mlx_adapter(name, layers, rank, scale)
     apart = np.linalg.norm(mlx_logits - peft_logits) / np.linalg.norm(peft_logits)
     print(f"{name} adapters: mlx against peft, relative L2 {apart:.2e}")
@@ -524,10 +481,10 @@ def main() -> None:
     tokenizer_golden("tiny")
     forward_golden("tiny")
     forward_golden("tiny_odd")
-    gradients_golden("tiny", "last2_r4", range(1, 3), rank=4, alpha=10.0)
-    gradients_golden("tiny", "all_r3", range(3), rank=3, alpha=6.0)
-    gradients_golden("tiny_odd", "last1_r5", range(1, 2), rank=5, alpha=5.0)
-    optimiser_golden("tiny", range(1, 3), rank=4, alpha=10.0)
+    gradients_golden("tiny", "last2_r4", range(1, 3), rank=4, scale=2.5)
+    gradients_golden("tiny", "all_r3", range(3), rank=3, scale=2.0)
+    gradients_golden("tiny_odd", "last1_r5", range(1, 2), rank=5, scale=1.0)
+    optimiser_golden("tiny", range(1, 3), rank=4, scale=2.5)
     adapter_goldens("tiny", range(1, 3), rank=4, scale=2.5)
 
 
