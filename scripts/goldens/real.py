@@ -35,7 +35,8 @@ RANK, SCALE = 8, 20.0
 BOUND_B = 0.01
 SAMPLED_GRADIENTS = 128
 
-TEXT = """The lighthouse keeper wrote in her log every evening. On 14 March 1987 the wind came from \
+TEXT = """\
+The lighthouse keeper wrote in her log every evening. On 14 March 1987 the wind came from \
 the north-west at 32 knots, the barometer read 998 hPa, and the lamp burned for eleven hours \
 without a fault. "Nobody passed," she noted, "except a fishing boat and two swans." Years later \
 a student typed the pages into a small program:

@@ -1,4 +1,4 @@
-"""Makes the tiny random Llamas and their goldens: forward, LoRA gradients, optimiser steps, adapters.
+"""Makes the tiny random Llamas and their goldens: forward, LoRA gradients, Adam, adapter files.
 
     python scripts/goldens/tiny.py
 
@@ -35,7 +35,7 @@ LENGTHS = (5, 17, 11)
 OFFSETS = (1, 6, 1)
 STEPS = 10
 BOUND_B = 0.2
-# At 1e-2 the runs without bias correction are chaotic: f32 against f64 differs by 5 % after ten steps.
+# At 1e-2 the runs without bias correction are chaotic: f32 and f64 end 5 % apart.
 LEARNING_RATE = 3e-3
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8
 WEIGHT_DECAY = 0.1
