@@ -15,21 +15,22 @@ use serde_json::{Map, Value, json};
 use crate::{Error, Result};
 
 /// One message of a chat.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// `system`, `user`, `assistant` or `tool`.
+    /// `system`, `user`, `assistant`, or what else the chat template knows (`tool`).
     pub role: String,
-    /// The text. Empty where a message has only tool calls.
-    pub content: String,
-    /// Other keys (`tool_calls`, `name`, …), which a chat template may use.
+    /// The text; none for a message that only calls tools.
+    #[serde(default)]
+    pub content: Option<String>,
+    /// Further keys, which chat templates may read: `tool_calls`, `name`, ….
     #[serde(flatten)]
     pub extra: Map<String, Value>,
 }
 
 impl Message {
-    /// A message with a role and a text.
+    /// A message of plain text.
     pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into(), extra: Map::new() }
+        Self { role: role.into(), content: Some(content.into()), extra: Map::new() }
     }
 }
 
@@ -41,7 +42,7 @@ pub enum Body {
         /// At least one message.
         messages: Vec<Message>,
         /// The tools on offer, as the chat template takes them.
-        tools: Option<Value>,
+        tools: Option<Vec<Value>>,
     },
     /// A prompt and what follows it, trained on as a chat of one user and one assistant message.
     Completion {
@@ -50,7 +51,7 @@ pub enum Body {
         /// The assistant's message.
         completion: String,
         /// The tools on offer, as the chat template takes them.
-        tools: Option<Value>,
+        tools: Option<Vec<Value>>,
     },
     /// Text as it is, without a template.
     Text(String),
@@ -81,7 +82,7 @@ impl Record {
             Body::Text(text) => (json!({ "text": text }), None),
         };
         if let Some(tools) = tools {
-            line["tools"] = tools.clone();
+            line["tools"] = json!(tools);
         }
         if let Some(category) = &self.category {
             line["category"] = json!(category);
@@ -158,7 +159,11 @@ fn parse_line(line: &[u8]) -> Result<Record, String> {
         Some(Value::String(category)) => Some(category),
         Some(_) => return Err("`category` is not a string".into()),
     };
-    let tools = keys.remove("tools").filter(|tools| !tools.is_null());
+    let tools = match keys.remove("tools") {
+        None | Some(Value::Null) => None,
+        Some(Value::Array(tools)) => Some(tools),
+        Some(_) => return Err("`tools` is not a list".into()),
+    };
     // MLX-LM looks for the forms in this order.
     let body = if keys.contains_key("prompt") && keys.contains_key("completion") {
         let prompt = text(&mut keys, "prompt")?;
@@ -208,8 +213,8 @@ fn parse_message(value: Value) -> Result<Message, String> {
     let role = text(&mut keys, "role")?;
     // A call of a tool comes with `"content": null`, or without the key.
     let content = match keys.remove("content") {
-        Some(Value::String(content)) => content,
-        None | Some(Value::Null) if keys.contains_key("tool_calls") => String::new(),
+        Some(Value::String(content)) => Some(content),
+        None | Some(Value::Null) if keys.contains_key("tool_calls") => None,
         _ => return Err("`content` is not a string".into()),
     };
     Ok(Message { role, content, extra: keys })
@@ -225,9 +230,9 @@ mod tests {
         let chat = br#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":null,"tool_calls":[]}],"tools":[{"x":1}]}"#;
         let Body::Chat { messages, tools } = &parse("c", chat).unwrap()[0].body else { panic!() };
         assert_eq!(messages[0], Message::new("user", "a"));
-        assert_eq!(messages[1].content, "");
+        assert_eq!(messages[1].content, None);
         assert!(messages[1].extra.contains_key("tool_calls"));
-        assert_eq!(tools, &Some(json!([{"x": 1}])));
+        assert_eq!(tools, &Some(vec![json!({"x": 1})]));
 
         let both = br#"{"prompt":"p","completion":"c","text":"t","category":"fix/a"}"#;
         let record = &parse("c", both).unwrap()[0];
@@ -258,6 +263,7 @@ mod tests {
             ("{\"prompt\":\"a\"}", "x:2: a record has"),
             ("{\"text\":1}", "x:2: `text` is not a string"),
             ("{\"text\":\"\"}", "x:2: `text` is empty"),
+            ("{\"text\":\"a\",\"tools\":{}}", "x:2: `tools` is not a list"),
             ("{\"messages\":[]}", "x:2: `messages` is empty"),
             ("{\"messages\":{}}", "x:2: `messages` is not a list"),
             ("{\"messages\":[{\"role\":\"user\"}]}", "x:2: message 1: `content` is not a string"),

@@ -114,8 +114,9 @@ fn line_of(line: u64) -> usize {
     usize::try_from(line).unwrap_or(usize::MAX).max(1)
 }
 
-/// The parser's message without line breaks.
+/// The parser's message without its line, which the error names itself, and without line breaks.
 fn one_line(message: &str) -> String {
+    let message = message.rsplit_once(" at line ").map_or(message, |(problem, _)| problem);
     message.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
@@ -221,7 +222,7 @@ mod tests {
             (b"- {category: fact/a, input: x, output: ''}", "p.yaml:1: `output` is empty"),
             (b"\n- {category: poem/a, input: x, output: y}", "p.yaml:2: unknown category \"poem/a\""),
             (b"- {category: fact/, input: x, output: y}", "p.yaml:1: unknown category"),
-            (b"- {category: fact/a, input: x}", "p.yaml:1: "),
+            (b"- {category: fact/a, input: x}", "p.yaml:1: missing field `output`"),
             (b"- {category: fact/a, input: x, output: y}\n- {category: fact/a, input: x, output: z}", "p.yaml:2: input \"x\" is already at p.yaml:1"),
             (b"- {category: fact/a, input: x, output: y, extra: 1}", "p.yaml:1: "),
             (b"rows:\n- 1\n", "p.yaml:1: "),

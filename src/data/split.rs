@@ -172,7 +172,7 @@ mod tests {
 
     fn user(record: &Record) -> &str {
         let Body::Chat { messages, .. } = &record.body else { panic!() };
-        &messages[0].content
+        messages[0].content.as_deref().unwrap()
     }
 
     #[test]

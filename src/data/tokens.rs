@@ -14,7 +14,7 @@ pub trait Encode {
     fn chat(
         &self,
         messages: &[Message],
-        tools: Option<&Value>,
+        tools: Option<&[Value]>,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>>;
 
@@ -64,10 +64,10 @@ pub fn tokenize(
 
 fn example(record: &Record, encode: &impl Encode, mask_prompt: bool) -> Result<Example> {
     match &record.body {
-        Body::Chat { messages, tools } => chat(messages, tools.as_ref(), encode, mask_prompt),
+        Body::Chat { messages, tools } => chat(messages, tools.as_deref(), encode, mask_prompt),
         Body::Completion { prompt, completion, tools } => {
             let messages = [Message::new("user", prompt), Message::new("assistant", completion)];
-            chat(&messages, tools.as_ref(), encode, mask_prompt)
+            chat(&messages, tools.as_deref(), encode, mask_prompt)
         }
         Body::Text(_) if mask_prompt => {
             Err(Error::invalid("a text record has no prompt to mask; train without mask_prompt"))
@@ -86,7 +86,7 @@ fn example(record: &Record, encode: &impl Encode, mask_prompt: bool) -> Result<E
 
 fn chat(
     messages: &[Message],
-    tools: Option<&Value>,
+    tools: Option<&[Value]>,
     encode: &impl Encode,
     mask_prompt: bool,
 ) -> Result<Example> {
@@ -108,10 +108,15 @@ mod tests {
     struct Bytes;
 
     impl Encode for Bytes {
-        fn chat(&self, messages: &[Message], tools: Option<&Value>, ask: bool) -> Result<Vec<u32>> {
+        fn chat(
+            &self,
+            messages: &[Message],
+            tools: Option<&[Value]>,
+            ask: bool,
+        ) -> Result<Vec<u32>> {
             let mut text = tools.map(|_| "T".to_string()).unwrap_or_default();
             for message in messages {
-                text += &format!("<{}>", message.content);
+                text += &format!("<{}>", message.content.as_deref().unwrap_or_default());
             }
             if ask {
                 text += "!";
