@@ -8,8 +8,8 @@
 pub struct GgufTokenizer {
     /// `tokenizer.ggml.model`: `gpt2` (byte-level BPE) or `llama` (SentencePiece BPE).
     pub model: String,
-    /// `tokenizer.ggml.pre`: how text is cut before BPE; empty where the key is missing.
-    pub pre: String,
+    /// `tokenizer.ggml.pre`: how text is cut before BPE.
+    pub pre: Option<String>,
     /// `tokenizer.ggml.tokens`: the vocabulary, token by id.
     pub tokens: Vec<String>,
     /// `tokenizer.ggml.token_type`: per token 1 normal, 2 unknown, 3 control, 4 user-defined,
@@ -24,9 +24,9 @@ pub struct GgufTokenizer {
     /// `tokenizer.ggml.eos_token_id`.
     pub eos_token_id: Option<u32>,
     /// `tokenizer.ggml.unknown_token_id`.
-    pub unknown_token_id: Option<u32>,
+    pub unk_token_id: Option<u32>,
     /// `tokenizer.ggml.padding_token_id`.
-    pub padding_token_id: Option<u32>,
+    pub pad_token_id: Option<u32>,
     /// `tokenizer.ggml.eot_token_id`: ends a turn of a chat.
     pub eot_token_id: Option<u32>,
     /// `tokenizer.ggml.add_bos_token`: whether a text starts with the BOS token.

@@ -5,7 +5,7 @@
 //! `json.dumps` writes, `raise_exception`, `strftime_now`, and `{% generation %}` blocks.
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Value};
+use minijinja::value::{Kwargs, Serde, Value};
 use minijinja::{AutoEscape, Environment, ErrorKind};
 use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
@@ -140,12 +140,12 @@ impl ChatTemplate {
         let mut variables: Vec<(&str, Value)> = options
             .variables
             .iter()
-            .map(|(name, value)| (name.as_str(), Value::from_serialize(value)))
+            .map(|(name, value)| (name.as_str(), Value::from(Serde(value))))
             .collect();
         variables.extend([
-            ("messages", Value::from_serialize(messages)),
-            ("tools", Value::from_serialize(&options.tools)),
-            ("documents", Value::from_serialize(&options.documents)),
+            ("messages", Value::from(Serde(messages))),
+            ("tools", Value::from(Serde(&options.tools))),
+            ("documents", Value::from(Serde(&options.documents))),
             ("add_generation_prompt", Value::from(options.add_generation_prompt)),
         ]);
         for (name, token) in [("bos_token", &self.bos_token), ("eos_token", &self.eos_token)] {
@@ -160,7 +160,7 @@ impl ChatTemplate {
             variables.push(("strftime_now", Value::from_function(strftime)));
         }
         let template = self.environment.get_template(TEMPLATE).map_err(error)?;
-        template.render(variables.into_iter().collect::<Value>()).map_err(error)
+        template.render(Value::from_pairs(variables)).map_err(error)
     }
 }
 

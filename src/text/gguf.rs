@@ -56,7 +56,7 @@ pub(super) fn build(metadata: &GgufTokenizer) -> Result<(Tokenizer, Decoding, Op
     tokenizer.add_special_tokens(&added(&[UNKNOWN, CONTROL], true));
     tokenizer.add_tokens(&added(&[USER_DEFINED], false));
 
-    let by_default = metadata.model == "llama" || metadata.pre == "llama-bpe";
+    let by_default = metadata.model == "llama" || metadata.pre.as_deref() == Some("llama-bpe");
     let bos = metadata.bos_token_id.filter(|_| metadata.add_bos_token.unwrap_or(by_default));
     Ok((tokenizer, decoding, bos))
 }
@@ -82,8 +82,8 @@ fn check(metadata: &GgufTokenizer) -> Result<()> {
     for (key, id) in [
         ("bos", metadata.bos_token_id),
         ("eos", metadata.eos_token_id),
-        ("unknown", metadata.unknown_token_id),
-        ("padding", metadata.padding_token_id),
+        ("unknown", metadata.unk_token_id),
+        ("padding", metadata.pad_token_id),
         ("eot", metadata.eot_token_id),
     ] {
         if let Some(id) = id.filter(|&id| id as usize >= count) {
@@ -99,12 +99,12 @@ fn check(metadata: &GgufTokenizer) -> Result<()> {
 /// GPT-2's kind: bytes spelled as characters, merges in the file.
 fn byte_level(metadata: &GgufTokenizer) -> Result<Tokenizer> {
     let bytes = ByteLevel::new(false, true, false);
-    let steps: Vec<PreTokenizerWrapper> = match metadata.pre.as_str() {
+    let steps: Vec<PreTokenizerWrapper> = match metadata.pre.as_deref().unwrap_or("default") {
         "smollm" => vec![Digits::new(true).into(), bytes.use_regex(true).into()],
         "gpt-2" => vec![bytes.use_regex(true).into()],
         "llama-bpe" => vec![split(LLAMA3)?, bytes.into()],
         "qwen2" => vec![split(QWEN2)?, bytes.into()],
-        "default" | "" => {
+        "default" => {
             let mut steps = DEFAULT.into_iter().map(split).collect::<Result<Vec<_>>>()?;
             steps.push(bytes.into());
             steps
@@ -136,9 +136,9 @@ fn byte_level(metadata: &GgufTokenizer) -> Result<Tokenizer> {
         })
         .collect::<Result<Merges>>()?;
     // Llama 3 takes a word that is a token as it is, whatever the merges would make of it.
-    let builder = BPE::builder().ignore_merges(metadata.pre == "llama-bpe");
+    let builder = BPE::builder().ignore_merges(metadata.pre.as_deref() == Some("llama-bpe"));
     let mut tokenizer = bpe(builder, vocabulary(metadata), merges)?;
-    if metadata.pre == "qwen2" {
+    if metadata.pre.as_deref() == Some("qwen2") {
         tokenizer.with_normalizer(Some(NFC));
     }
     tokenizer.with_pre_tokenizer(Some(PreTokenizers::new(steps)));
@@ -157,7 +157,7 @@ fn sentencepiece(metadata: &GgufTokenizer) -> Result<(Tokenizer, Decoding)> {
         ));
     }
     let mut builder = BPE::builder().byte_fallback(true).fuse_unk(true);
-    if let Some(token) = metadata.unknown_token_id.and_then(|id| metadata.tokens.get(id as usize)) {
+    if let Some(token) = metadata.unk_token_id.and_then(|id| metadata.tokens.get(id as usize)) {
         builder = builder.unk_token(token.clone());
     }
     let vocab = vocabulary(metadata);
@@ -239,7 +239,7 @@ mod tests {
     #[test]
     fn each_fault_names_its_key() {
         assert!(error_of(|m| m.model = "bert".into()).starts_with("tokenizer.ggml.model: "));
-        assert!(error_of(|m| m.pre = "tekken".into()).starts_with("tokenizer.ggml.pre: "));
+        assert!(error_of(|m| m.pre = Some("tekken".into())).starts_with("tokenizer.ggml.pre: "));
         assert!(error_of(|m| m.tokens.clear()).starts_with("tokenizer.ggml.tokens: "));
         assert!(error_of(|m| m.token_type.truncate(3)).contains("token_type: 3 entries for 262"));
         assert!(error_of(|m| m.eos_token_id = Some(262)).contains("eos_token_id: 262"));

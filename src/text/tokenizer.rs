@@ -189,7 +189,7 @@ pub(super) mod tests {
         token_type.extend([3, 3]);
         GgufTokenizer {
             model: "gpt2".into(),
-            pre: "smollm".into(),
+            pre: Some("smollm".into()),
             tokens,
             token_type,
             merges: ["Ġ t", "h e", "Ġt he", "1 1"].map(String::from).to_vec(),
@@ -230,7 +230,7 @@ pub(super) mod tests {
             scores: Some(scores),
             bos_token_id: Some(1),
             eos_token_id: Some(2),
-            unknown_token_id: Some(0),
+            unk_token_id: Some(0),
             ..GgufTokenizer::default()
         }
     }
@@ -252,12 +252,12 @@ pub(super) mod tests {
     fn smollm_takes_digits_one_by_one_and_gpt2_does_not() {
         let mut metadata = tiny_metadata();
         assert_eq!(spelled(&tiny(), "11", false), ["1", "1"]);
-        for pre in ["gpt-2", "default", "", "llama-bpe"] {
-            metadata.pre = pre.into();
+        for pre in [Some("gpt-2"), Some("default"), None, Some("llama-bpe")] {
+            metadata.pre = pre.map(str::to_owned);
             let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
-            assert_eq!(spelled(&tokenizer, "11", false), ["11"], "{pre}");
+            assert_eq!(spelled(&tokenizer, "11", false), ["11"], "{pre:?}");
         }
-        metadata.pre = "qwen2".into();
+        metadata.pre = Some("qwen2".into());
         let tokenizer = Tokenizer::from_gguf(&metadata).unwrap();
         assert_eq!(spelled(&tokenizer, "11", false), ["1", "1"]);
     }
