@@ -36,21 +36,16 @@ impl ByteSource for FileSource {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+        let end = offset.checked_add(buffer.len() as u64);
+        if end.is_none_or(|end| end > self.len) {
+            return Err(self.truncated(offset, buffer.len(), self.len));
+        }
         let mut filled = 0;
         while filled < buffer.len() {
-            let at = offset.checked_add(filled as u64).unwrap_or(u64::MAX);
+            let at = offset + filled as u64;
             match read_some(&self.file, at, &mut buffer[filled..]) {
-                Ok(0) => {
-                    return Err(Error::format(
-                        &self.name,
-                        format!(
-                            "ends at byte {}, before {} bytes at {offset}; it is truncated, fetch \
-                             it again",
-                            self.len,
-                            buffer.len()
-                        ),
-                    ));
-                }
+                // Somebody has cut the file since it was opened.
+                Ok(0) => return Err(self.truncated(offset, buffer.len(), at)),
                 Ok(read) => filled += read,
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(Error::format(&self.name, error.to_string())),
@@ -60,20 +55,25 @@ impl ByteSource for FileSource {
     }
 }
 
+impl FileSource {
+    fn truncated(&self, offset: u64, wanted: usize, len: u64) -> Error {
+        Error::format(
+            &self.name,
+            format!(
+                "ends at byte {len}, before {wanted} bytes at {offset}; it is truncated, fetch it \
+                 again"
+            ),
+        )
+    }
+}
+
 #[cfg(unix)]
 fn read_some(file: &File, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
-    // The system's file offsets are signed: beyond them there is nothing to read.
-    if i64::try_from(offset).is_err() {
-        return Ok(0);
-    }
     std::os::unix::fs::FileExt::read_at(file, buffer, offset)
 }
 
 #[cfg(windows)]
 fn read_some(file: &File, offset: u64, buffer: &mut [u8]) -> std::io::Result<usize> {
-    if i64::try_from(offset).is_err() {
-        return Ok(0);
-    }
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
