@@ -1,0 +1,85 @@
+//! The command line.
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use crate::commands::fetch;
+use crate::source::{ModelSpec, builtin};
+
+/// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
+#[derive(Debug, Parser)]
+#[command(name = "engram", version, after_help = EXAMPLES)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Model: a .gguf file, a folder with config.json, tokenizer.json and safetensors,
+    /// hf:ORG/NAME[@REVISION][:FILE], or the built-in default
+    #[arg(long, global = true, value_name = "MODEL", default_value = builtin::NAME)]
+    pub model: ModelSpec,
+
+    /// GPU adapter, by a part of its name or its index
+    #[arg(long, global = true, value_name = "NAME|INDEX")]
+    pub adapter: Option<String>,
+
+    /// Log more: -v what is done, -vv details
+    #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+
+    /// Print results and errors only
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Download the model and print each file's sha256 and path
+    #[command(after_help = fetch::EXAMPLES)]
+    Fetch(fetch::Options),
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  engram fetch                       download the built-in model (98 MB) once
+  engram fetch --model hf:HuggingFaceTB/SmolLM2-360M-Instruct
+
+Exit codes: 0 done, 2 an error (one line on stderr says which), 130 interrupted by Ctrl-C.
+Environment: ENGRAM_CACHE is where the built-in model is kept; HF_HOME, HF_TOKEN and HF_ENDPOINT
+are those of Hugging Face's own tools.";
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_command() {
+        for arguments in
+            [["engram", "--model", "a.gguf", "fetch"], ["engram", "fetch", "--model", "a.gguf"]]
+        {
+            let cli = Cli::try_parse_from(arguments).unwrap();
+            assert_eq!(cli.global.model, ModelSpec::Path("a.gguf".into()));
+        }
+        let cli = Cli::try_parse_from(["engram", "fetch"]).unwrap();
+        assert_eq!(cli.global.model, ModelSpec::Builtin);
+    }
+
+    #[test]
+    fn a_malformed_model_is_a_usage_error() {
+        let error = Cli::try_parse_from(["engram", "--model", "hf:a/b/c", "fetch"]).unwrap_err();
+        assert_eq!(error.exit_code(), 2);
+        assert!(error.to_string().contains("hf:ORG/NAME"), "{error}");
+    }
+}
