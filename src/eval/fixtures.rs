@@ -148,7 +148,8 @@ pub fn small() -> Report {
     let mut candidates = [Fake::base(), Fake::tuned()];
     let config = EvalConfig { runs: 2, ..EvalConfig::default() };
     let mut go_on = |_: &super::Progress<'_>| std::ops::ControlFlow::Continue(());
-    let report = super::evaluate(&mut candidates, &examples(), &config, subject(), &mut go_on);
+    let examples = examples();
+    let report = super::evaluate(&mut candidates, &examples, &config, subject(), &mut go_on);
     let mut report = pollster::block_on(report).unwrap();
     report.training = Some(training(&[(10, 4.14), (20, 3.327)], &[(1, 4.344), (20, 2.365)]));
     report

@@ -17,6 +17,10 @@ const FEW: usize = 10;
 pub fn markdown(report: &Report, plots: &[Plot]) -> String {
     let mut out = Markdown(String::new());
     out.line(&format!("# Evaluation of {}", plain(&report.model)));
+    if report.candidates.is_empty() {
+        out.line("No candidate was evaluated.");
+        return out.0;
+    }
     verdict(&mut out, report);
     accuracy(&mut out, report);
     comparisons(&mut out, report);
@@ -98,7 +102,8 @@ fn verdict(out: &mut Markdown, report: &Report) {
              surrounding white space aside"
         }
     };
-    let sha256 = dataset.sha256.as_ref().map_or(String::new(), |s| format!(" (sha256 `{s}`)"));
+    let sha256 =
+        dataset.sha256.as_ref().map_or(String::new(), |s| format!(" (sha256 {})", code(s)));
     out.line(&format!(
         "{} examples of {}{sha256}, greedy, up to {} new tokens each. Asked with {how}.",
         dataset.examples,
@@ -436,7 +441,20 @@ mod tests {
             assert!(all.contains(part), "{part} is not in {all}");
         }
         report.dataset.seen_in_training = None;
+        report.candidates[1].cut_off = 2;
+        assert!(notes(&report).contains("tuned: 2 of 4 answers reached the limit of 50"));
         assert!(notes(&report).contains("is not known"));
+    }
+
+    #[test]
+    fn a_single_candidate_gets_its_interval() {
+        let mut report = small();
+        report.candidates.truncate(1);
+        report.comparisons.clear();
+        let verdict = "**base: 1 of 4 right, 25.0 % (95 % interval 4.6 % to 69.9 %).**";
+        assert!(markdown(&report, &[]).contains(verdict));
+        report.candidates.clear();
+        assert!(markdown(&report, &[]).ends_with("No candidate was evaluated.\n"));
     }
 
     #[test]

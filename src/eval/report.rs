@@ -278,17 +278,20 @@ impl Report {
         candidates: Vec<CandidateReport>,
     ) -> Result<Self> {
         check_names(&candidates.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())?;
-        let asked = |outputs: &[ExampleOutput]| -> Vec<(String, String)> {
-            outputs.iter().map(|o| (o.prompt.clone(), o.expected.clone())).collect()
+        let first = &candidates[0].outputs;
+        let same = |(a, b): (&ExampleOutput, &ExampleOutput)| {
+            (&a.prompt, &a.expected, &a.category) == (&b.prompt, &b.expected, &b.category)
         };
-        let questions = asked(&candidates[0].outputs);
-        if let Some(other) = candidates.iter().find(|c| asked(&c.outputs) != questions) {
+        let asked_alike = |other: &CandidateReport| {
+            other.outputs.len() == first.len() && first.iter().zip(&other.outputs).all(same)
+        };
+        if let Some(other) = candidates.iter().find(|candidate| !asked_alike(candidate)) {
             return Err(Error::invalid(format!(
                 "{} and {} were not asked the same examples, so that they can't be compared",
                 candidates[0].name, other.name
             )));
         }
-        subject.dataset.examples = questions.len();
+        subject.dataset.examples = first.len();
         let comparisons = candidates
             .iter()
             .enumerate()
@@ -342,7 +345,11 @@ impl Report {
                 ),
             ));
         }
-        serde_json::from_slice(json).map_err(malformed)
+        let report: Report = serde_json::from_slice(json).map_err(malformed)?;
+        match report.candidates.is_empty() {
+            true => Err(Error::format(name, "a report without a candidate: evaluate again")),
+            false => Ok(report),
+        }
     }
 
     /// The report without what depends on the machine: `environment`, `latency` and `cost`. Equal
@@ -376,6 +383,30 @@ mod tests {
     }
 
     #[test]
+    fn the_docs_name_every_field() {
+        fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+            match value {
+                serde_json::Value::Object(map) => map.iter().for_each(|(key, value)| {
+                    found.push(key.clone());
+                    // The trainer's settings are described with the trainer.
+                    if key != "config" {
+                        keys(value, found);
+                    }
+                }),
+                serde_json::Value::Array(items) => items.iter().for_each(|v| keys(v, found)),
+                _ => {}
+            }
+        }
+        let mut found = Vec::new();
+        keys(&serde_json::from_str(GOLDEN).unwrap(), &mut found);
+        assert!(found.len() > 100);
+        let docs = include_str!("../../docs/report.md");
+        for key in found {
+            assert!(docs.contains(&format!("`{key}`")), "docs/report.md lacks `{key}`");
+        }
+    }
+
+    #[test]
     fn json_reads_back_as_it_was() {
         for report in [small(), experiment()] {
             let json = report.to_json().unwrap();
@@ -390,6 +421,9 @@ mod tests {
         assert!(problem("{}").to_string().contains("schema_version"));
         let newer = GOLDEN.replace("\"schema_version\": 1", "\"schema_version\": 2");
         assert!(problem(&newer).to_string().contains("schema version 2"));
+        let mut empty = small();
+        empty.candidates.clear();
+        assert!(problem(&empty.to_json().unwrap()).to_string().contains("without a candidate"));
         assert!(problem(&GOLDEN[..GOLDEN.len() / 2]).to_string().contains("EOF"));
     }
 

@@ -9,7 +9,6 @@ use crate::eval::markdown::{p_value, percent};
 use crate::eval::report::Report;
 
 const WIDTH: f64 = 760.0;
-const RIGHT: f64 = 560.0;
 const TOP: f64 = 84.0;
 const ROW: f64 = 52.0;
 const BAR: f64 = 26.0;
@@ -22,6 +21,13 @@ pub fn plot(report: &Report) -> Plot {
     let names: Vec<_> = candidates.iter().map(|c| fit(&c.name, LABEL, NAMES)).collect();
     let widest = names.iter().map(|name| text_width(name, LABEL)).fold(40.0, f64::max);
     let left = 24.0 + widest + 12.0;
+    let labels: Vec<String> = candidates
+        .iter()
+        .map(|candidate| &candidate.overall)
+        .map(|s| format!("{} of {} ({})", s.correct, s.n, percent(s.accuracy)))
+        .collect();
+    let longest = labels.iter().map(|label| text_width(label, LABEL)).fold(0.0, f64::max);
+    let right = WIDTH - 24.0 - longest - 12.0;
     let bottom = TOP + ROW * candidates.len() as f64;
 
     let title = "Accuracy by candidate";
@@ -38,12 +44,12 @@ pub fn plot(report: &Report) -> Plot {
     svg.text((24.0, 57.0), Anchor::Start, NOTE, &fit(&note, NOTE, WIDTH - 48.0));
 
     let highs = candidates.iter().map(|c| 100.0 * c.overall.wilson.high);
-    let across = Axis::over(highs.chain([0.0]), false, left, RIGHT);
+    let across = Axis::over(highs.chain([0.0]), false, left, right);
     for (x, text) in across.ticks() {
         svg.line((x, TOP), (x, bottom), GRID, 1.0);
         svg.text((x, bottom + 20.0), Anchor::Middle, TICK, &text);
     }
-    let middle = (left + RIGHT) / 2.0;
+    let middle = (left + right) / 2.0;
     svg.text((middle, bottom + 46.0), Anchor::Middle, NOTE, "accuracy (% of examples)");
 
     for (i, (candidate, name)) in candidates.iter().zip(&names).enumerate() {
@@ -58,8 +64,7 @@ pub fn plot(report: &Report) -> Plot {
         for end in [low, high] {
             svg.line((end, y - 5.0), (end, y + 5.0), INK, 1.5);
         }
-        let label = format!("{} of {} ({})", score.correct, score.n, percent(score.accuracy));
-        svg.text((high + 12.0, y + 4.5), Anchor::Start, LABEL, &label);
+        svg.text_over_grid((high + 12.0, y + 4.5), Anchor::Start, LABEL, &labels[i]);
     }
     svg.line((left, TOP), (left, bottom), BASELINE, 1.0);
     Plot { name: "accuracy".into(), title: title.into(), svg: svg.finish(title) }

@@ -55,7 +55,7 @@ impl Axis {
         self.start + share.clamp(0.0, 1.0) * (self.end - self.start)
     }
 
-    /// Every tick: its pixel and its text.
+    /// Every tick: its pixel and its text, with a true minus sign.
     pub fn ticks(&self) -> Vec<(f64, String)> {
         let count = ((self.high - self.low) / self.step).round() as usize;
         (0..=count)
@@ -63,7 +63,7 @@ impl Axis {
                 let value = self.low + i as f64 * self.step;
                 // Rounding may leave a hair beside zero, which would print as -0.
                 let value = if value.abs() < self.step / 2.0 { 0.0 } else { value };
-                (self.at(value), format!("{value:.*}", self.decimals))
+                (self.at(value), format!("{value:.*}", self.decimals).replace('-', "\u{2212}"))
             })
             .collect()
     }
@@ -84,7 +84,7 @@ mod tests {
     fn ticks_are_round() {
         assert_eq!(texts(&[0.0, 19.1], false), ["0", "5", "10", "15", "20"]);
         assert_eq!(texts(&[1.74, 4.34], false), ["1", "2", "3", "4", "5"]);
-        assert_eq!(texts(&[-0.21, 0.4], false), ["-0.4", "-0.2", "0.0", "0.2", "0.4"]);
+        assert_eq!(texts(&[-0.21, 0.4], false), ["−0.4", "−0.2", "0.0", "0.2", "0.4"]);
         assert_eq!(texts(&[1.0, 3.0], true), ["1", "2", "3"]);
         assert_eq!(texts(&[0.0, 0.05], false).last().unwrap(), "0.05");
         assert_eq!(texts(&[], false).first().unwrap(), "0.0");

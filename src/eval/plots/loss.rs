@@ -11,7 +11,7 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 740.0;
 const TOP: f64 = 80.0;
 const BOTTOM: f64 = 356.0;
-/// Points of a curve that still get a dot each.
+/// Points of a curve that still get a dot each; one of more gets a thinner line instead.
 const DOTS: usize = 60;
 
 /// The curve; none if it has no point.
@@ -58,8 +58,9 @@ pub fn plot(training: &Training) -> Option<Plot> {
 
     for (_, colour, points) in &curves {
         let points: Vec<_> = points.iter().map(|(x, y)| (across.at(*x), up.at(*y))).collect();
-        svg.polyline(&points, colour, 2.5);
-        if points.len() <= DOTS {
+        let few = points.len() <= DOTS;
+        svg.polyline(&points, colour, if few { 2.5 } else { 1.5 });
+        if few {
             for &point in &points {
                 svg.dot(point, 4.5, colour);
             }

@@ -1,9 +1,8 @@
 //! The report's plots, as SVG and, with the feature `png`, as PNG.
 //!
-//! Drawn by our own few lines of SVG instead of a plotting library: `plotters` measures text on a
-//! browser canvas in wasm, so that its plots differ between the targets, and the libraries we
-//! looked at would outweigh the rest of the evaluation in the page's wasm. `resvg` turns the same
-//! SVG into a PNG with the font in `data/fonts`, so that no system font is needed.
+//! Drawn by our own few lines of SVG: `plotters` measures text on a canvas of the browser in wasm,
+//! so that its plots would differ between the targets. `resvg` turns the same SVG into a PNG with
+//! the font in `data/fonts`, so that no system font is needed.
 
 mod accuracy;
 mod axis;
@@ -27,23 +26,20 @@ pub struct Plot {
 }
 
 /// Every plot that `report` has data for: `loss` (with a training section), `accuracy`, and
-/// `category_change` (`category_change_2`, …) for each candidate after the first.
+/// `category_change` (`category_change_2`, …) for each candidate after the first that did
+/// better or worse than it in some category.
 pub fn plots(report: &Report) -> Vec<Plot> {
     let mut plots = Vec::new();
     if let Some(training) = &report.training {
         plots.extend(loss::plot(training));
     }
     plots.push(accuracy::plot(report));
-    let (base, others) = match report.candidates.split_first() {
-        Some((base, others)) => (Some(base), others),
-        None => (None, &[][..]),
-    };
-    for (i, other) in others.iter().enumerate() {
+    for (i, other) in report.candidates.iter().enumerate().skip(1) {
         let name = match i {
-            0 => "category_change".into(),
-            i => format!("category_change_{}", i + 1),
+            1 => "category_change".into(),
+            i => format!("category_change_{i}"),
         };
-        plots.extend(base.map(|base| category::plot(name, base, other)));
+        plots.extend(category::plot(name, &report.candidates[0], other));
     }
     plots
 }
@@ -67,6 +63,8 @@ mod tests {
         report.candidates.push(third);
         report.training = None;
         assert_eq!(names(&report), ["accuracy", "category_change", "category_change_2"]);
+        report.candidates[1] = report.candidates[0].clone();
+        assert_eq!(names(&report), ["accuracy", "category_change_2"]);
         report.candidates.truncate(1);
         assert_eq!(names(&report), ["accuracy"]);
     }
@@ -135,25 +133,5 @@ mod tests {
         let bare = Plot { svg: textless.collect(), ..plot.clone() };
         assert!(png.len() > bare.png(2.0).unwrap().len() * 3 / 2);
         assert!(plot.png(0.0).is_err() && plot.png(1e9).is_err() && plot.png(f32::NAN).is_err());
-    }
-}
-#[cfg(all(test, feature = "png"))]
-mod dump {
-    #[test]
-    fn dump() {
-        for (n, r) in
-            [("s", crate::eval::fixtures::small()), ("e", crate::eval::fixtures::experiment())]
-        {
-            for p in super::plots(&r) {
-                std::fs::write(format!("/tmp/evalfont/{n}_{}.png", p.name), p.png(2.0).unwrap())
-                    .unwrap();
-                std::fs::write(format!("/tmp/evalfont/{n}_{}.svg", p.name), &p.svg).unwrap();
-            }
-            std::fs::write(
-                format!("/tmp/evalfont/{n}.md"),
-                crate::eval::markdown::markdown(&r, &super::plots(&r)),
-            )
-            .unwrap();
-        }
     }
 }

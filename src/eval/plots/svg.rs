@@ -109,6 +109,13 @@ impl Svg {
         self.write_text(at, anchor, style, text, "");
     }
 
+    /// A text with a white rim, which keeps grid lines off its letters.
+    pub fn text_over_grid(&mut self, at: (f64, f64), anchor: Anchor, style: Style, text: &str) {
+        let rim =
+            r##" stroke="#fff" stroke-width="5" stroke-linejoin="round" paint-order="stroke""##;
+        self.write_text(at, anchor, style, text, rim);
+    }
+
     /// A text that reads upwards, its middle at `at`.
     pub fn text_upwards(&mut self, at: (f64, f64), style: Style, text: &str) {
         let turn = format!(r#" transform="rotate(-90 {} {})""#, number(at.0), number(at.1));
@@ -194,14 +201,44 @@ pub fn text_width(text: &str, style: Style) -> f64 {
     ems * style.size * if style.bold { 1.04 } else { 1.0 }
 }
 
-/// `text`, or its beginning and an ellipsis, at most `width` pixels wide.
+/// `text`, or its beginning and end around an ellipsis, about `width` pixels wide: names of
+/// adapters often differ only in their ends.
 pub fn fit(text: &str, style: Style, width: f64) -> String {
     if text_width(text, style) <= width {
         return text.to_owned();
     }
-    let mut shown = text.to_owned();
-    while !shown.is_empty() && text_width(&shown, style) + style.size > width {
-        shown.pop();
+    let half = (width - style.size) / 2.0;
+    let part = |chars: &mut dyn Iterator<Item = char>| -> Vec<char> {
+        let mut left = half;
+        let fits = |c: &char| {
+            left -= text_width(c.encode_utf8(&mut [0; 4]), style);
+            left >= 0.0
+        };
+        chars.take_while(fits).collect()
+    };
+    let mut shown = String::from_iter(part(&mut text.chars()));
+    shown.push('…');
+    shown.extend(part(&mut text.chars().rev()).into_iter().rev());
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        let name = "SmolLM2-135M-Instruct + adapters/2026-11-20-run-seven";
+        let shown = fit(name, LABEL, 200.0);
+        assert!(shown.starts_with("SmolLM2-") && shown.ends_with("run-seven"), "{shown}");
+        assert!(text_width(&shown, LABEL) <= 200.0);
+        assert_eq!(fit("base", LABEL, 200.0), "base");
+        assert_eq!(fit("éé", LABEL, 1.0), "…");
     }
-    shown + "…"
+
+    #[test]
+    fn coordinates_are_short() {
+        let numbers = [1.0, 0.25, -0.04, 1.0 / 3.0, 1e6].map(number);
+        assert_eq!(numbers, ["1", "0.3", "0", "0.3", "1000000"]);
+    }
 }
