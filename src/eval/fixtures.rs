@@ -1,7 +1,8 @@
 //! Candidates and reports that the tests of this module share.
 
+use super::examples::Example;
 use super::harness::{
-    Candidate, Completion, EvalConfig, EvalPrompt, Example, LossSum, LossText, PromptForm, Subject,
+    Candidate, Completion, EvalConfig, EvalPrompt, LossSum, LossText, PromptForm, Subject,
 };
 use super::metrics::{Judgement, Protocol, Score};
 use super::report::{
@@ -92,11 +93,7 @@ pub fn examples() -> Vec<Example> {
         ("3*4=", "12", "sums"),
     ]
     .into_iter()
-    .map(|(prompt, expected, category)| Example {
-        prompt: prompt.into(),
-        expected: expected.into(),
-        category: category.into(),
-    })
+    .map(|(prompt, expected, category)| Example::new(prompt, expected, category))
     .collect()
 }
 

@@ -4,41 +4,40 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
 
+use super::examples::Example;
 use super::metrics::{Protocol, Score, strip};
 use super::report::{
     CandidateReport, CategoryScore, Consistency, DatasetInfo, Environment, ExampleOutput, Loss,
     Report,
 };
 use super::stats::Latency;
+use crate::data::jsonl::Message;
 use crate::{Error, Result};
-
-/// One question of an evaluation set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Example {
-    /// What the model is asked, without a template.
-    pub prompt: String,
-    /// The answer that counts as right; not blank.
-    pub expected: String,
-    /// The group it is counted in besides the whole.
-    pub category: String,
-}
 
 /// How a prompt is put to the model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PromptForm {
     /// Its bare text, continued by the model.
     Raw,
-    /// As the one user turn of a chat, in the model's chat template, answered by the assistant.
+    /// As the user's last turn of a chat, in the model's chat template, answered by the assistant.
     Chat,
 }
 
 /// A prompt as a candidate gets it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct EvalPrompt<'a> {
+    /// The messages before it; none with [`PromptForm::Raw`].
+    pub history: &'a [Message],
     /// The text, without a template.
     pub text: &'a str,
     /// Whether the candidate puts the template around it.
     pub form: PromptForm,
+}
+
+impl<'a> EvalPrompt<'a> {
+    fn of(example: &'a Example, form: PromptForm) -> Self {
+        EvalPrompt { history: &example.history, text: &example.prompt, form }
+    }
 }
 
 /// What a candidate made of a prompt.
@@ -53,7 +52,7 @@ pub struct Completion {
 }
 
 /// A text whose loss is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum LossText<'a> {
     /// The loss of `answer` (and the end of the turn, in a chat) given `prompt`; the tokens of the
     /// prompt and of the template do not count.
@@ -159,8 +158,8 @@ const WARM_UP_TOKENS: usize = 2;
 /// Evaluates `candidates` one after another on `examples` and compares every two of them.
 ///
 /// # Errors
-/// [`Error::Invalid`] if there is no candidate or example, two candidates share a name, or an
-/// expected answer is blank; [`Error::Cancelled`] if `on_progress` says so; and what a candidate
+/// [`Error::Invalid`] if there is no candidate or example, two candidates share a name, an expected
+/// answer is blank, or a prompt of the original protocol follows other messages; [`Error::Cancelled`] if `on_progress` says so; and what a candidate
 /// fails with.
 pub async fn evaluate<C: Candidate>(
     candidates: &mut [C],
@@ -207,14 +206,14 @@ pub async fn evaluate_candidate<C: Candidate>(
     };
 
     tick(Phase::Complete, 0, total)?;
-    let first = EvalPrompt { text: &examples[0].prompt, form };
+    let first = EvalPrompt::of(&examples[0], form);
     candidate.complete(&first, WARM_UP_TOKENS.min(config.max_new_tokens)).await?;
 
     let mut outputs = Vec::with_capacity(examples.len());
     let mut seconds = Vec::with_capacity(total);
     let mut tokens = 0_usize;
     for example in examples {
-        let prompt = EvalPrompt { text: &example.prompt, form };
+        let prompt = EvalPrompt::of(example, form);
         let mut output: Option<ExampleOutput> = None;
         for _ in 0..config.runs {
             let completion = candidate.complete(&prompt, config.max_new_tokens).await?;
@@ -240,7 +239,7 @@ pub async fn evaluate_candidate<C: Candidate>(
         let texts: Vec<_> = examples
             .iter()
             .map(|example| LossText::Answer {
-                prompt: EvalPrompt { text: &example.prompt, form },
+                prompt: EvalPrompt::of(example, form),
                 answer: &example.expected,
             })
             .collect();
@@ -339,6 +338,14 @@ fn check(examples: &[Example], config: &EvalConfig) -> Result<()> {
     }
     if config.runs == 0 || config.max_new_tokens == 0 {
         return Err(Error::invalid("an evaluation needs at least one run and one new token"));
+    }
+    let with_history = examples.iter().position(|example| !example.history.is_empty());
+    if let (PromptForm::Raw, Some(i)) = (config.protocol.form(), with_history) {
+        return Err(Error::invalid(format!(
+            "example {}: the original protocol asks a bare prompt, and this one follows other \
+             messages: use the honest protocol",
+            i + 1
+        )));
     }
     match examples.iter().position(|example| strip(&example.expected).is_empty()) {
         Some(i) => Err(Error::invalid(format!(
@@ -498,6 +505,10 @@ mod tests {
         let mut blank = examples();
         blank[1].expected = " \n".into();
         assert!(refused(&mut [Fake::base()], &blank, &config).contains("example 2"));
+        let mut later = examples();
+        later[2].history.push(Message::new("system", "Be brief."));
+        let original = EvalConfig { protocol: Protocol::Original, ..config };
+        assert!(refused(&mut [Fake::base()], &later, &original).contains("example 3"));
         let never = EvalConfig { runs: 0, ..config };
         assert!(refused(&mut [Fake::base()], &examples(), &never).contains("one run"));
         let mut backwards = Fake::base();

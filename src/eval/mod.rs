@@ -10,6 +10,7 @@
 //! figure is computed with the basic operations of IEEE 754 (rounded where it isn't), so that
 //! equal outputs give an equal report on every target.
 
+pub mod examples;
 #[cfg(test)]
 mod fixtures;
 pub mod harness;
@@ -19,9 +20,10 @@ pub mod plots;
 pub mod report;
 pub mod stats;
 
+pub use examples::Example;
 pub use harness::{
-    Candidate, Completion, EvalConfig, EvalPrompt, Example, LossSum, LossText, Phase, Progress,
-    PromptForm, Subject, evaluate, evaluate_candidate, loss_over,
+    Candidate, Completion, EvalConfig, EvalPrompt, LossSum, LossText, Phase, Progress, PromptForm,
+    Subject, evaluate, evaluate_candidate, loss_over,
 };
 pub use metrics::Protocol;
 pub use report::Report;

@@ -138,7 +138,7 @@ impl Loss {
 pub struct ExampleOutput {
     /// Its category.
     pub category: String,
-    /// What was asked, without a template.
+    /// What was asked, without a template and without the messages before it.
     pub prompt: String,
     /// What was expected.
     pub expected: String,
