@@ -130,11 +130,11 @@ impl DType {
     }
 
     /// The type of safetensors' `dtype`, if the library reads it.
-    pub const fn from_safetensors(dtype: safetensors::Dtype) -> Option<Self> {
+    pub const fn from_safetensors(dtype: ::safetensors::Dtype) -> Option<Self> {
         match dtype {
-            safetensors::Dtype::F32 => Some(DType::F32),
-            safetensors::Dtype::F16 => Some(DType::F16),
-            safetensors::Dtype::BF16 => Some(DType::BF16),
+            ::safetensors::Dtype::F32 => Some(DType::F32),
+            ::safetensors::Dtype::F16 => Some(DType::F16),
+            ::safetensors::Dtype::BF16 => Some(DType::BF16),
             _ => None,
         }
     }

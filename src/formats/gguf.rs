@@ -85,9 +85,7 @@ fn tensors(
     for _ in 0..count {
         let tensor = tensor(cursor, alignment)?;
         if !names.insert(tensor.name.clone()) {
-            return Err(
-                cursor.error(format!("has tensor `{}` twice; it is damaged", tensor.name))
-            );
+            return Err(cursor.error(format!("has tensor `{}` twice; it is damaged", tensor.name)));
         }
         tensors.push(tensor);
     }

@@ -141,6 +141,11 @@ impl Metadata {
         Error::format(&self.name, problem)
     }
 
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key)
@@ -191,6 +196,14 @@ impl Metadata {
             Value::Float(number) => Some(number as f32),
             _ => None,
         })
+    }
+
+    /// The number of strings in `key`, if it holds strings.
+    pub fn strings_len(&self, key: &str) -> Option<usize> {
+        match self.values.get(key) {
+            Some(Value::Array(Array::Strings(strings))) => Some(strings.len()),
+            _ => None,
+        }
     }
 
     /// The strings `key`, moved out.
