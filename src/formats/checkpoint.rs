@@ -1,6 +1,6 @@
 //! One view of a model's files, whichever format they are in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Range;
 
 use super::gguf_config::{GgufTokenizer, llama3_scaling};
@@ -85,7 +85,7 @@ impl Checkpoint {
     /// needs is missing or has another shape.
     pub fn from_gguf(source: Box<dyn ByteSource>) -> Result<Self> {
         let mut gguf = Gguf::parse(source.as_ref())?;
-        let mut config = ModelConfig::from_gguf(&gguf)?;
+        let config = ModelConfig::from_gguf(&gguf)?;
         let mut tensors = BTreeMap::new();
         for tensor in &gguf.tensors {
             let name = names::from_gguf(&tensor.name);
@@ -100,7 +100,6 @@ impl Checkpoint {
         let tokenizer = GgufTokenizer::take(&mut gguf.metadata, config.vocab_size)?;
         let text = |id: Option<u32>| tokenizer.tokens.get(id? as usize).cloned();
         let (bos_token, eos_token) = (text(tokenizer.bos_token_id), text(tokenizer.eos_token_id));
-        config.eos_token_ids.retain(|&id| (id as usize) < tokenizer.tokens.len());
         let mut checkpoint = Self {
             config,
             tokenizer: TokenizerFile::Gguf(tokenizer),
@@ -228,12 +227,24 @@ impl Checkpoint {
             };
             return Err(Error::format(file(stored), problem));
         }
-        let unused = self.tensors.keys().filter(|name| {
-            let known = ["lm_head.weight", "rope_freqs.weight"].contains(&name.as_str())
-                || name.ends_with(".rotary_emb.inv_freq");
-            !known && !promised.iter().any(|(promised, _)| promised == *name)
-        });
-        for name in unused {
+        let promised: HashSet<&str> = promised.iter().map(|(name, _)| name.as_str()).collect();
+        let known = |name: &str| {
+            promised.contains(name)
+                || ["lm_head.weight", "rope_freqs.weight"].contains(&name)
+                || name.ends_with(".rotary_emb.inv_freq")
+        };
+        for (name, stored) in self.tensors.iter().filter(|(name, _)| !known(name)) {
+            // Without a bias or a norm that the weights were trained with, the answers are wrong.
+            if name.starts_with("model.layers.") || name.starts_with("blk.") {
+                return Err(Error::format(
+                    file(Some(stored)),
+                    format!(
+                        "tensor `{name}` has no place in the {} architecture of the config; the \
+                         two do not belong together",
+                        self.config.model_type
+                    ),
+                ));
+            }
             tracing::warn!("tensor `{name}` is not part of the architecture and is not used");
         }
         Ok(())
@@ -259,5 +270,148 @@ impl Checkpoint {
         let mut values = vec![0.0; info.columns()];
         quant::dequantize(info.dtype, &bytes, &mut values)?;
         Ok(Some(values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Bytes;
+    use crate::formats::testing::{GgufFile, TinyLlama};
+    use crate::model::RopeScaling;
+
+    fn open(file: &GgufFile) -> Result<Checkpoint> {
+        Checkpoint::from_gguf(Box::new(Bytes::new("model.gguf", file.bytes())))
+    }
+
+    fn problem(file: &GgufFile) -> String {
+        open(file).map(|_| ()).expect_err("malformed").to_string()
+    }
+
+    fn read(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+        let rows = checkpoint.tensor(name).expect(name).rows();
+        let mut bytes = Vec::new();
+        checkpoint.read_rows(name, 0..rows, &mut bytes).expect(name);
+        bytes
+    }
+
+    #[test]
+    fn both_formats_give_the_same_model() {
+        for bias in [false, true] {
+            let tiny = TinyLlama { bias, tied: !bias };
+            let gguf = open(&tiny.gguf()).expect("valid");
+            let folder = Checkpoint::from_safetensors(tiny.folder()).expect("valid");
+            assert_eq!(gguf.config, folder.config);
+            assert_eq!(gguf.chat_template, folder.chat_template);
+            assert_eq!((&gguf.bos_token, &gguf.eos_token), (&folder.bos_token, &folder.eos_token));
+            let names: Vec<&str> = gguf.tensor_names().collect();
+            assert_eq!(names, folder.tensor_names().collect::<Vec<_>>());
+            assert_eq!(names.len(), tiny.tensors().len());
+            for name in names {
+                assert_eq!(gguf.tensor(name), folder.tensor(name));
+                assert_eq!(read(&gguf, name), read(&folder, name), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn any_range_of_rows_is_a_part_of_the_whole() {
+        let checkpoint = open(&TinyLlama::default().gguf()).expect("valid");
+        let name = "model.layers.1.self_attn.q_proj.weight";
+        let info = checkpoint.tensor(name).expect("there");
+        let (rows, size) = (info.rows(), info.row_bytes());
+        let whole = read(&checkpoint, name);
+        assert_eq!(whole.len(), rows * size);
+        let mut part = Vec::new();
+        for (start, end) in [(0, 0), (0, 1), (7, 9), (15, 17), (3, rows), (rows, rows)] {
+            checkpoint.read_rows(name, start..end, &mut part).expect("in range");
+            assert_eq!(part, whole[start * size..end * size], "{start}..{end}");
+        }
+        assert!(checkpoint.read_rows(name, 0..rows + 1, &mut part).is_err());
+        assert!(checkpoint.read_rows("lm_head", 0..1, &mut part).is_err());
+    }
+
+    #[test]
+    fn quantised_rows_are_unpermuted_whole() {
+        let mut file = TinyLlama::default().gguf();
+        let tensor = file.tensor("blk.0.attn_k.weight");
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor.data);
+        tensor.data = quant::quantize_q8_0(&values).expect("finite");
+        tensor.kind = 8;
+        let name = "model.layers.0.self_attn.k_proj.weight";
+        let plain = read(&open(&TinyLlama::default().gguf()).expect("valid"), name);
+        let plain: Vec<f32> = bytemuck::pod_collect_to_vec(&plain);
+        let expected = quant::quantize_q8_0(&plain).expect("finite");
+        assert_eq!(read(&open(&file).expect("valid"), name), expected);
+    }
+
+    #[test]
+    fn the_tokenizer_is_taken_over() {
+        let checkpoint = open(&TinyLlama::default().gguf()).expect("valid");
+        let TokenizerFile::Gguf(tokenizer) = checkpoint.tokenizer else { panic!("a GGUF's") };
+        assert_eq!((tokenizer.model.as_str(), tokenizer.pre.as_deref()), ("gpt2", Some("smollm")));
+        assert_eq!(tokenizer.tokens.len(), 40);
+        assert_eq!(tokenizer.token_type.len(), 40);
+        assert_eq!(tokenizer.merges, ["t0 t1"]);
+        assert_eq!((tokenizer.bos_token_id, tokenizer.eos_token_id), (Some(1), Some(2)));
+        assert_eq!((tokenizer.add_bos_token, tokenizer.scores), (Some(false), None));
+    }
+
+    #[test]
+    fn rope_freqs_become_llama3_scaling_or_an_error() {
+        let scaling = RopeScaling::Llama3 {
+            factor: 32.0,
+            low_freq_factor: 1.0,
+            high_freq_factor: 4.0,
+            original_max_position_embeddings: 8192,
+        };
+        let mut file = TinyLlama::default().gguf();
+        let divisors = scaling.factors(16, 1e5);
+        file.push("rope_freqs.weight", &[8], &divisors);
+        assert_eq!(open(&file).expect("valid").config.rope_scaling, Some(scaling));
+
+        file.tensor("rope_freqs.weight").data[12..16].copy_from_slice(&3.0_f32.to_le_bytes());
+        assert!(problem(&file).contains("rope_freqs.weight"), "{}", problem(&file));
+    }
+
+    #[test]
+    fn a_tensor_that_is_missing_misshapen_or_too_much_is_named() {
+        let mut file = TinyLlama::default().gguf();
+        file.tensors.retain(|tensor| tensor.name != "blk.1.ffn_up.weight");
+        let missing = "model.gguf: tensor `model.layers.1.mlp.up_proj.weight` [96, 64] is missing";
+        assert!(problem(&file).starts_with(missing), "{}", problem(&file));
+
+        let mut file = TinyLlama::default().gguf();
+        file.tensor("blk.1.ffn_up.weight").dims.reverse();
+        let wrong = "shape [64, 96], but the config expects [96, 64]";
+        assert!(problem(&file).contains(wrong), "{}", problem(&file));
+
+        let mut file = TinyLlama::default().gguf();
+        file.push("blk.0.ffn_up.bias", &[96], &[0.0; 96]);
+        let extra = "`model.layers.0.mlp.up_proj.bias` has no place";
+        assert!(problem(&file).contains(extra), "{}", problem(&file));
+    }
+
+    #[test]
+    fn metadata_that_no_decoder_can_follow_is_named() {
+        for (key, kind, bytes, named) in [
+            ("split.count", 2, 3_u16.to_le_bytes().to_vec(), "is one of 3 parts"),
+            ("llama.expert_count", 4, 8_u32.to_le_bytes().to_vec(), "experts"),
+            ("llama.rope.dimension_count", 4, 8_u32.to_le_bytes().to_vec(), "is 8, but heads"),
+            ("llama.block_count", 6, 2_f32.to_le_bytes().to_vec(), "`llama.block_count` is not"),
+            ("llama.block_count", 5, (-2_i32).to_le_bytes().to_vec(), "is not a size"),
+            ("llama.block_count", 4, u32::MAX.to_le_bytes().to_vec(), "num_hidden_layers"),
+            ("llama.vocab_size", 4, 39_u32.to_le_bytes().to_vec(), "40 tokens for"),
+            ("tokenizer.ggml.eos_token_id", 4, 40_u32.to_le_bytes().to_vec(), "token id 40"),
+        ] {
+            let mut file = TinyLlama::default().gguf();
+            file.set(key, kind, bytes);
+            assert!(problem(&file).contains(named), "{key}: {}", problem(&file));
+        }
+        let mut file = TinyLlama::default().gguf();
+        file.set_string("general.architecture", "qwen2");
+        assert!(problem(&file).contains("`qwen2` is not supported; supported: llama"));
+        file.pairs.retain(|(key, _)| key != "general.architecture");
+        assert!(problem(&file).contains("does not name its architecture"));
     }
 }

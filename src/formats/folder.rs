@@ -181,3 +181,119 @@ fn shards(
 fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| Error::format(name, error.to_string()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::Bytes;
+    use crate::formats::testing::TinyLlama;
+
+    fn problem(folder: SafetensorsFolder) -> String {
+        Checkpoint::from_safetensors(folder).map(|_| ()).expect_err("malformed").to_string()
+    }
+
+    /// The tiny model in two files, with their index.
+    fn sharded() -> (SafetensorsFolder, serde_json::Value) {
+        let tiny = TinyLlama::default();
+        let mut folder = tiny.folder();
+        folder.weights.clear();
+        for part in 0..2 {
+            let file = format!("part-{part}.safetensors");
+            let source = Bytes::new(format!("tiny/{file}"), tiny.safetensors(part, 2));
+            folder.weights.push((file, Box::new(source)));
+        }
+        let mut map = serde_json::Map::new();
+        for (i, (_, name, _)) in tiny.tensors().into_iter().enumerate() {
+            map.insert(name, format!("part-{}.safetensors", i % 2).into());
+        }
+        (folder, serde_json::json!({ "weight_map": map }))
+    }
+
+    #[test]
+    fn shards_are_one_model() {
+        let whole = Checkpoint::from_safetensors(TinyLlama::default().folder()).expect("valid");
+        let (mut folder, index) = sharded();
+        folder.index_json = Some(index.to_string().into_bytes());
+        // A copy of the weights that the index does not name is not read.
+        let stray = Box::new(Bytes::new("tiny/consolidated.safetensors", [0]));
+        folder.weights.push(("consolidated.safetensors".into(), stray));
+        let parts = Checkpoint::from_safetensors(folder).expect("valid");
+        assert!(whole.tensor_names().eq(parts.tensor_names()));
+        let (mut a, mut b) = (Vec::new(), Vec::new());
+        for name in whole.tensor_names() {
+            let rows = whole.tensor(name).expect("there").rows();
+            whole.read_rows(name, 0..rows, &mut a).expect("in range");
+            parts.read_rows(name, 0..rows, &mut b).expect("in range");
+            assert_eq!(a, b, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_broken_index_is_named() {
+        let (mut folder, index) = sharded();
+        folder.index_json = Some(index.to_string().into_bytes());
+        folder.weights.pop();
+        let missing = "tiny/model.safetensors.index.json: names the file `part-1.safetensors`";
+        assert!(problem(folder).starts_with(missing));
+
+        let (mut folder, mut index) = sharded();
+        index["weight_map"]["model.norm.weight"] = "part-0.safetensors".into();
+        folder.index_json = Some(index.to_string().into_bytes());
+        assert!(problem(folder).contains("places tensor `model.norm.weight` in"));
+
+        let (mut folder, _) = sharded();
+        folder.index_json = Some(b"{}".to_vec());
+        assert!(problem(folder).contains("missing field `weight_map`"));
+
+        let mut folder = TinyLlama::default().folder();
+        let again = Bytes::new("tiny/b", TinyLlama::default().safetensors(0, 2));
+        folder.weights.push(("b".into(), Box::new(again)));
+        assert!(problem(folder).contains("is in another file too"));
+    }
+
+    #[test]
+    fn a_wrong_dtype_a_missing_tensor_and_a_wrong_shape_are_named() {
+        let mut folder = TinyLlama::default().folder();
+        let header = r#"{"a":{"dtype":"I64","shape":[1],"data_offsets":[0,8]}}"#;
+        let length = (header.len() as u64).to_le_bytes();
+        let bytes = [&length, header.as_bytes(), &[0; 8]].concat();
+        folder.weights = vec![("a".into(), Box::new(Bytes::new("tiny/a", bytes)))];
+        let expected = "tiny/a: tensor `a` has type I64; supported: F32, F16, BF16";
+        assert_eq!(problem(folder), expected);
+
+        let mut folder = TinyLlama::default().folder();
+        let half = Bytes::new("tiny/half", TinyLlama::default().safetensors(0, 2));
+        folder.weights = vec![("half".into(), Box::new(half))];
+        assert!(problem(folder).contains("tensor `model.norm.weight` [64] is missing"));
+
+        let mut folder = TinyLlama::default().folder();
+        let config = String::from_utf8(folder.config_json).expect("UTF-8");
+        folder.config_json = config.replace("96", "95").into_bytes();
+        assert!(problem(folder).contains("shape [96, 64], but the config expects [95, 64]"));
+
+        let mut folder = TinyLlama::default().folder();
+        folder.weights.clear();
+        assert_eq!(problem(folder), "tiny: has no safetensors file");
+    }
+
+    #[test]
+    fn the_files_beside_the_weights_are_used() {
+        let mut folder = TinyLlama::default().folder();
+        folder.generation_config_json = Some(br#"{"eos_token_id": [2, 0]}"#.to_vec());
+        folder.chat_template_jinja = Some(b"jinja".to_vec());
+        let checkpoint = Checkpoint::from_safetensors(folder).expect("valid");
+        assert_eq!(checkpoint.config.eos_token_ids, [2, 0]);
+        assert_eq!(checkpoint.chat_template.as_deref(), Some("jinja"));
+        assert_eq!(checkpoint.eos_token.as_deref(), Some("t2"));
+        assert_eq!(checkpoint.tokenizer, TokenizerFile::Json(b"{}".to_vec()));
+        for broken in ["config.json", "generation_config.json", "tokenizer_config.json"] {
+            let mut folder = TinyLlama::default().folder();
+            match broken {
+                "config.json" => folder.config_json = b"{".to_vec(),
+                "generation_config.json" => folder.generation_config_json = Some(b"[".to_vec()),
+                _ => folder.tokenizer_config_json = Some(b"!".to_vec()),
+            }
+            assert!(problem(folder).starts_with(&format!("tiny/{broken}: ")));
+        }
+    }
+}

@@ -188,3 +188,181 @@ fn ggml_name(id: u32) -> String {
     };
     name.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::formats::testing::{GgufFile, TinyLlama, array_head};
+    use crate::formats::{Bytes, Checkpoint};
+
+    fn tiny() -> GgufFile {
+        TinyLlama::default().gguf()
+    }
+
+    fn parse(bytes: Vec<u8>) -> Result<Gguf> {
+        Gguf::parse(&Bytes::new("model.gguf", bytes))
+    }
+
+    fn problem(bytes: Vec<u8>) -> String {
+        let problem = parse(bytes).expect_err("malformed").to_string();
+        assert!(problem.starts_with("model.gguf: ") && !problem.contains('\n'), "{problem}");
+        problem
+    }
+
+    #[test]
+    fn places_every_tensor() {
+        let file = tiny();
+        let bytes = file.bytes();
+        let gguf = parse(bytes.clone()).expect("valid");
+        assert_eq!(gguf.tensors.len(), file.tensors.len());
+        for (found, written) in gguf.tensors.iter().zip(&file.tensors) {
+            let range = found.offset as usize..(found.offset + found.bytes) as usize;
+            assert_eq!((&found.name, &bytes[range]), (&written.name, &written.data[..]));
+        }
+    }
+
+    #[test]
+    fn reads_version_2_and_every_kind_of_value() {
+        let mut file = tiny();
+        file.set("u8", 0, vec![200]);
+        file.set("i8", 1, vec![0x80]);
+        file.set("i16", 3, (-3_i16).to_le_bytes().to_vec());
+        file.set("u64", 10, u64::MAX.to_le_bytes().to_vec());
+        file.set("i64", 11, i64::MIN.to_le_bytes().to_vec());
+        file.set("f64", 12, 0.1_f64.to_le_bytes().to_vec());
+        file.set("bools", 9, [array_head(7, 2), vec![1, 0]].concat());
+        let inner = [array_head(0, 1), vec![9]].concat();
+        file.set("nested", 9, [array_head(9, 1), inner].concat());
+        let mut bytes = file.bytes();
+        bytes[4] = 2;
+        let metadata = parse(bytes).expect("valid").metadata;
+        use crate::formats::{Array, Value};
+        for (key, expected) in [
+            ("u8", Value::Unsigned(200)),
+            ("i8", Value::Signed(-128)),
+            ("i16", Value::Signed(-3)),
+            ("u64", Value::Unsigned(u64::MAX)),
+            ("i64", Value::Signed(i64::MIN)),
+            ("f64", Value::Float(0.1)),
+        ] {
+            assert_eq!(metadata.get(key), Some(&expected), "{key}");
+        }
+        let Some(Value::Array(Array::Scalars(flags))) = metadata.get("bools") else { panic!() };
+        assert!(flags.values().eq([Value::Bool(true), Value::Bool(false)]));
+        let Some(Value::Array(Array::Arrays(arrays))) = metadata.get("nested") else { panic!() };
+        assert_eq!(arrays.len(), 1);
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_truncated() {
+        let bytes = tiny().bytes();
+        for cut in (0..2500).chain((2500..bytes.len()).step_by(997)) {
+            let problem = problem(bytes[..cut].to_vec());
+            assert!(problem.contains(&format!("ends at byte {cut}, before")), "{problem}");
+        }
+    }
+
+    #[test]
+    fn headers_of_other_files_are_refused() {
+        let valid = tiny().bytes();
+        for (at, value, named) in
+            [(0, b'g', "is not a GGUF file"), (4, 1, "version 1"), (4, 4, "version 4")]
+        {
+            let mut bytes = valid.clone();
+            bytes[at] = value;
+            assert!(problem(bytes).contains(named));
+        }
+        let mut bytes = valid;
+        bytes[4..8].copy_from_slice(&3_u32.to_be_bytes());
+        assert!(problem(bytes).contains("big-endian"));
+    }
+
+    #[test]
+    fn hostile_lengths_are_found_before_anything_is_allocated() {
+        let huge = [u64::MAX, 1 << 61, 1 << 40].map(u64::to_le_bytes);
+        for length in huge {
+            // The counts of tensors and pairs, and the length of the first key.
+            for at in [8, 16, 24] {
+                let mut bytes = tiny().bytes();
+                bytes[at..at + 8].copy_from_slice(&length);
+                assert!(problem(bytes).contains("truncated or damaged"));
+            }
+            for kind in [0_u32, 8, 9, 10] {
+                let mut file = tiny();
+                file.set("list", 9, [kind.to_le_bytes().to_vec(), length.to_vec()].concat());
+                assert!(problem(file.bytes()).contains("items of list"));
+            }
+            let mut file = tiny();
+            file.set("text", 8, length.to_vec());
+            assert!(problem(file.bytes()).contains("bytes of text"));
+            let mut file = tiny();
+            file.tensors[0].dims[1] = u64::from_le_bytes(length);
+            assert!(problem(file.bytes()).contains("token_embd.weight"));
+        }
+    }
+
+    #[test]
+    fn a_damaged_tensor_is_named() {
+        type Damage = fn(&mut GgufFile);
+        let cases: [(Damage, &str); 8] = [
+            (|file| file.tensors[1].kind = 23, "`output_norm.weight` has type IQ4_XS"),
+            (|file| file.tensors[1].kind = 77, "`output_norm.weight` has type number 77"),
+            (|file| file.tensors[1].kind = 12, "not whole Q4_K blocks of 256"),
+            (|file| file.tensors[1].dims = vec![1; 5], "`output_norm.weight` has 5 axes"),
+            (|file| file.tensors[1].offset = Some(8), "not a multiple of the alignment"),
+            (|file| file.tensors[1].offset = Some(32), "overlap"),
+            (|file| file.tensors[1].offset = Some(1 << 40), "truncated"),
+            (|file| file.tensors[1].name = "token_embd.weight".into(), "twice"),
+        ];
+        for (damage, named) in cases {
+            let mut file = tiny();
+            damage(&mut file);
+            let problem = problem(file.bytes());
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+
+    #[test]
+    fn damaged_metadata_is_named() {
+        let mut file = tiny();
+        file.set("list", 9, array_head(9, 1).repeat(6));
+        assert!(problem(file.bytes()).contains("nests arrays deeper"));
+        let mut file = tiny();
+        file.set("odd", 13, vec![0]);
+        assert!(problem(file.bytes()).contains("`odd` has the unknown type 13"));
+        let mut file = tiny();
+        file.pairs.push(file.pairs[0].clone());
+        assert!(problem(file.bytes()).contains("`general.architecture` twice"));
+        for alignment in [0, 48] {
+            let mut file = tiny();
+            file.set_u32("general.alignment", alignment);
+            assert!(problem(file.bytes()).contains("not a power of two"));
+        }
+        let mut file = tiny();
+        file.set("text", 8, [1_u64.to_le_bytes().to_vec(), vec![0xff]].concat());
+        assert!(problem(file.bytes()).contains("not UTF-8"));
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = parse([b"GGUF\x03\0\0\0".to_vec(), bytes].concat());
+        }
+
+        #[test]
+        fn no_damage_panics(damage in prop::collection::vec((0..3000_usize, any::<u8>()), 1..4)) {
+            let mut bytes = tiny().bytes();
+            for (at, value) in damage {
+                bytes[at] = value;
+            }
+            let source = Box::new(Bytes::new("model.gguf", bytes));
+            let Ok(checkpoint) = Checkpoint::from_gguf(source) else { return Ok(()) };
+            let mut out = Vec::new();
+            for name in checkpoint.tensor_names() {
+                checkpoint.read_rows(name, 0..1, &mut out).expect("the range was checked");
+            }
+        }
+    }
+}

@@ -177,7 +177,9 @@ impl ModelConfig {
             rope_theta: metadata.float(&key("rope.freq_base"))?.unwrap_or(10_000.0),
             rope_scaling: rope_scaling(metadata, model_type)?,
             tie_word_embeddings: !has("output.weight"),
-            attention_bias: has("blk.0.attn_q.bias"),
+            attention_bias: ["q", "k", "v", "output"]
+                .iter()
+                .any(|part| has(&format!("blk.0.attn_{part}.bias"))),
             bos_token_id: metadata.token("tokenizer.ggml.bos_token_id")?,
             eos_token_ids,
         }

@@ -171,3 +171,110 @@ pub(super) struct Index {
     /// File by tensor.
     pub(super) weight_map: HashMap<String, String>,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::formats::Bytes;
+    use crate::formats::testing::TinyLlama;
+
+    fn parse(bytes: Vec<u8>) -> Result<Safetensors> {
+        Safetensors::parse(&Bytes::new("model.safetensors", bytes))
+    }
+
+    fn problem(bytes: Vec<u8>) -> String {
+        let problem = parse(bytes).expect_err("malformed").to_string();
+        let one_line = problem.starts_with("model.safetensors: ") && !problem.contains('\n');
+        assert!(one_line, "{problem}");
+        problem
+    }
+
+    fn file(header: &str, data: usize) -> Vec<u8> {
+        let length = (header.len() as u64).to_le_bytes();
+        [length.to_vec(), header.as_bytes().to_vec(), vec![0; data]].concat()
+    }
+
+    #[test]
+    fn places_every_tensor() {
+        let bytes = TinyLlama::default().safetensors(0, 1);
+        let expected = ::safetensors::SafeTensors::deserialize(&bytes).expect("valid");
+        let parsed = parse(bytes.clone()).expect("valid");
+        assert_eq!(parsed.tensors.len(), expected.len());
+        for tensor in parsed.tensors {
+            let view = expected.tensor(&tensor.name).expect("there");
+            let range = tensor.offset as usize..(tensor.offset + tensor.bytes) as usize;
+            assert_eq!((&tensor.shape[..], &bytes[range]), (view.shape(), view.data()));
+        }
+    }
+
+    #[test]
+    fn metadata_is_kept() {
+        let parsed = parse(file(r#"{"__metadata__":{"format":"pt"}}"#, 0)).expect("valid");
+        assert_eq!(parsed.metadata["format"], "pt");
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused() {
+        let bytes = TinyLlama::default().safetensors(0, 1);
+        for cut in (0..3000).chain((3000..bytes.len()).step_by(997)) {
+            let problem = problem(bytes[..cut].to_vec());
+            assert!(problem.contains("truncated"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn every_kind_of_damage_is_named() {
+        let f32s = |offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"F32","shape":[2],"data_offsets":{offsets}}}}}"#)
+        };
+        let two = |first: &str, second: &str, offsets: &str| {
+            format!(
+                r#"{{"{first}":{{"dtype":"F32","shape":[1],"data_offsets":[0,4]}},
+                "{second}":{{"dtype":"F32","shape":[1],"data_offsets":{offsets}}}}}"#
+            )
+        };
+        for (bytes, named) in [
+            (vec![0xff; 64], "is not a safetensors file"),
+            (99_000_000_u64.to_le_bytes().to_vec(), "ends at byte 8, before"),
+            (file("[]", 0), "an object of tensors"),
+            (file(&f32s("[0,8]").replace("F32", "F31"), 8), "tensor `a`: unknown variant"),
+            (file(&f32s("[0,8]").replace(":[2]", ":[3]"), 8), "not as long as F32 of shape [3]"),
+            (file(&f32s("[8,0]"), 8), "tensor `a` at 8..0"),
+            (file(&f32s("[4,12]"), 12), "`a` starts at 4"),
+            (file(&f32s("[0,8]"), 7), "truncated or damaged"),
+            (file(&f32s("[0,8]"), 9), "truncated or damaged"),
+            (file(&f32s("[0,-8]"), 8), "tensor `a`: invalid value"),
+            (file(&f32s("[0,8]").replace("[2]", "[4294967296,4294967296,2]"), 8), "not as long as"),
+            (file(&two("a", "b", "[2,6]"), 6), "tensor `b` starts at 2"),
+            (file(&two("a", "b", "[6,10]"), 10), "tensor `b` starts at 6"),
+            (file(&two("a", "a", "[4,8]"), 8), "`a` twice"),
+        ] {
+            let problem = problem(bytes);
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes: Vec<u8>) {
+            let _ = parse(bytes.clone());
+            let _ = parse([(bytes.len() as u64).to_le_bytes().to_vec(), bytes].concat());
+        }
+
+        #[test]
+        fn no_damage_panics(damage in prop::collection::vec((0..3000_usize, any::<u8>()), 1..4)) {
+            let mut bytes = TinyLlama::default().safetensors(0, 1);
+            for (at, value) in damage {
+                bytes[at] = value;
+            }
+            let size = bytes.len() as u64;
+            if let Ok(parsed) = parse(bytes) {
+                for tensor in parsed.tensors {
+                    prop_assert!(tensor.offset + tensor.bytes <= size);
+                }
+            }
+        }
+    }
+}
