@@ -2,4 +2,4 @@
 
 mod config;
 
-pub use config::{ModelConfig, RopeScaling};
+pub use config::{ModelConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
