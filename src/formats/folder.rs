@@ -145,6 +145,12 @@ fn shards(
                 continue;
             }
             let dtype: DType = tensor.float_dtype(source.name())?;
+            if tensor.bytes == 0 {
+                return Err(Error::format(
+                    source.name(),
+                    format!("tensor `{}` is empty; the file is damaged", tensor.name),
+                ));
+            }
             let info = TensorInfo { name: tensor.name.clone(), dtype, shape: tensor.shape };
             let stored = Stored { info, source: number, offset: tensor.offset, interleaved: None };
             if tensors.insert(tensor.name.clone(), stored).is_some() {
@@ -260,6 +266,13 @@ mod tests {
         folder.weights = vec![("a".into(), Box::new(Bytes::new("tiny/a", bytes)))];
         let expected = "tiny/a: tensor `a` has type I64; supported: F32, F16, BF16";
         assert_eq!(problem(folder), expected);
+
+        let mut folder = TinyLlama::default().folder();
+        let header = r#"{"a":{"dtype":"F32","shape":[0,9],"data_offsets":[0,0]}}"#;
+        let length = (header.len() as u64).to_le_bytes();
+        let bytes = [&length, header.as_bytes()].concat();
+        folder.weights = vec![("a".into(), Box::new(Bytes::new("tiny/a", bytes)))];
+        assert!(problem(folder).contains("tensor `a` is empty"));
 
         let mut folder = TinyLlama::default().folder();
         let half = Bytes::new("tiny/half", TinyLlama::default().safetensors(0, 2));

@@ -104,7 +104,7 @@ fn tensors(
             )));
         }
     }
-    let mut order: Vec<&GgufTensor> = tensors.iter().filter(|tensor| tensor.bytes > 0).collect();
+    let mut order: Vec<&GgufTensor> = tensors.iter().collect();
     order.sort_by_key(|tensor| tensor.offset);
     if let Some([first, second]) =
         order.array_windows().find(|[a, b]| a.offset + a.bytes > b.offset)
@@ -143,10 +143,12 @@ fn tensor(cursor: &mut Cursor<'_>, alignment: u64) -> Result<GgufTensor> {
             dtype.block_size()
         )));
     }
-    // As usize, so that a 32-bit target refuses what it can't address.
-    let sizes = shape.iter().rev().map(|&size| usize::try_from(size).ok());
+    // As usize, so that a 32-bit target refuses what it can't address; never empty, so that no
+    // product of some axes is larger than that of all.
+    let sizes = shape.iter().rev().map(|&size| usize::try_from(size).ok().filter(|&n| n > 0));
     let values = shape.iter().try_fold(1_u64, |product, &size| product.checked_mul(size));
     let bytes = values.and_then(|values| dtype.byte_len(values));
+    let bytes = bytes.filter(|&bytes| usize::try_from(bytes).is_ok());
     let (Some(sizes), Some(bytes)) = (sizes.collect::<Option<Vec<_>>>(), bytes) else {
         return Err(cursor.error(format!(
             "tensor `{name}` has the impossible shape {shape:?}; the file is damaged"
@@ -306,7 +308,8 @@ mod tests {
     #[test]
     fn a_damaged_tensor_is_named() {
         type Damage = fn(&mut GgufFile);
-        let cases: [(Damage, &str); 8] = [
+        let cases: [(Damage, &str); 9] = [
+            (|file| file.tensors[1].dims = vec![0, 1 << 40, 1 << 40], "impossible shape"),
             (|file| file.tensors[1].kind = 23, "`output_norm.weight` has type IQ4_XS"),
             (|file| file.tensors[1].kind = 77, "`output_norm.weight` has type number 77"),
             (|file| file.tensors[1].kind = 12, "not whole Q4_K blocks of 256"),
