@@ -6,7 +6,7 @@ use crate::Result;
 use crate::model::{ModelConfig, RopeScaling};
 
 /// The `tokenizer.ggml.*` metadata of a GGUF file.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct GgufTokenizer {
     /// The algorithm: `gpt2` is byte-level BPE, `llama` SentencePiece.
     pub model: String,

@@ -334,7 +334,7 @@ mod tests {
             ("num_key_value_heads", json!(0), "num_key_value_heads is 0"),
             ("head_dim", json!(63), "even"),
             ("rms_norm_eps", json!(0.0), "rms_norm_eps is 0"),
-            ("rope_theta", json!(1e300), "rope_theta is inf"),
+            ("rope_theta", json!(-1.0), "rope_theta is -1"),
             ("eos_token_id", json!([2, 49152]), "token id 49152"),
         ] {
             let error = read(&with(field, value)).expect_err(field).to_string();
