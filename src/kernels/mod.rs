@@ -5,11 +5,13 @@
 //! storage buffers follow (at most 8, what WebGPU guarantees). Activations are f32, row-major
 //! (tokens, features). A kernel works on the rows in use and leaves the others alone.
 
+pub mod append;
 pub mod check;
 pub mod embedding;
 pub mod matmul;
 pub mod matmul_transposed;
 pub mod rms_norm;
+pub mod rope;
 mod tensor;
 mod token;
 pub mod weight;

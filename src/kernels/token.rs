@@ -1,6 +1,7 @@
 //! One token of a replay.
 
-/// What the kernels know of a token; a replay reads an array of them. In WGSL a `vec4<u32>`.
+/// What the kernels know of a token; a replay reads an array of them. Its WGSL twin is
+/// in `token.wgsl`.
 ///
 /// Sequences stand one after another without padding; attention of a token sees the key rows
 /// `first_key..=last_key`. With a cache, rows are cache rows and `first_key` is 0; without, they
