@@ -1,8 +1,8 @@
 //! The command line.
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::fetch;
+use crate::commands::{devices, fetch, generate};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -27,6 +27,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
 
+    /// Quantise the model's matrices at load
+    #[arg(long, global = true, value_name = "TYPE")]
+    pub quantize: Option<Quantize>,
+
     /// Log more: -v what is done, -vv details
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
@@ -36,9 +40,41 @@ pub struct Global {
     pub quiet: bool,
 }
 
+/// `--quantize`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub enum Quantize {
+    /// 32-bit floats
+    F32,
+    /// 16-bit floats
+    F16,
+    /// 8 bits
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 4 bits; embedding and head 8
+    #[value(name = "q4_0")]
+    Q4_0,
+}
+
+impl From<Quantize> for engram::model::Quantize {
+    fn from(quantize: Quantize) -> Self {
+        match quantize {
+            Quantize::F32 => Self::F32,
+            Quantize::F16 => Self::F16,
+            Quantize::Q8_0 => Self::Q8_0,
+            Quantize::Q4_0 => Self::Q4_0,
+        }
+    }
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// List the GPU adapters, the one that is taken first
+    Devices(devices::Options),
+    /// Continue a prompt, or answer it
+    #[command(after_help = generate::EXAMPLES)]
+    Generate(generate::Options),
     /// Download the model and print each file's sha256 and path
     #[command(after_help = fetch::EXAMPLES)]
     Fetch(fetch::Options),

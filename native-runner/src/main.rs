@@ -1,9 +1,11 @@
 //! The `engram` command. It knows files, arguments and the terminal; what it does with them is the
 //! library's.
 
+mod adapter;
 mod cli;
 mod commands;
 mod interrupt;
+mod session;
 mod source;
 mod terminal;
 

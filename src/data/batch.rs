@@ -4,35 +4,11 @@
 //! token knows where its own sequence begins, and attention looks no further back. Nothing is
 //! computed for a token whose prediction has no loss, except as a key and value of later ones.
 
-use bytemuck::{Pod, Zeroable};
 use serde::{Deserialize, Serialize};
 
 use super::tokens::Example;
+use crate::kernels::{Target, Token};
 use crate::{Error, Result};
-
-/// One row of a batch. Token `key_row` sees the rows `first_key..=key_row`.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Pod, Zeroable)]
-pub struct Token {
-    /// The token id.
-    pub id: u32,
-    /// The position in its sequence, for rotary embedding.
-    pub position: u32,
-    /// The row of its sequence's first token.
-    pub first_key: u32,
-    /// Its own row.
-    pub key_row: u32,
-}
-
-/// What a row should predict.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Default, Pod, Zeroable)]
-pub struct Target {
-    /// The next token's id.
-    pub id: u32,
-    /// The weight of this row's loss; 0 for none.
-    pub weight: f32,
-}
 
 /// A packed batch: `tokens` and `targets` have one entry a row.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -239,8 +215,8 @@ impl Batch {
         let first_key = self.tokens.len() as u32;
         let ids = &example.ids[..example.ids.len().min(max)];
         for (position, &id) in ids.iter().take(inputs).enumerate() {
-            let key_row = first_key + position as u32;
-            self.tokens.push(Token { id, position: position as u32, first_key, key_row });
+            let last_key = first_key + position as u32;
+            self.tokens.push(Token { id, position: position as u32, first_key, last_key });
             let step = position + 1;
             let trained = step >= example.prompt_len;
             let id = ids.get(step).copied().unwrap_or(0);
@@ -266,7 +242,7 @@ mod tests {
     fn engram_packs_next_token_targets_only() {
         let set = set(Semantics::Engram, &[(&[5, 6, 7], 0), (&[8, 9, 10, 11], 2)], 100).unwrap();
         let batch = set.pack(&[1, 0]);
-        let token = |id, position, first_key, key_row| Token { id, position, first_key, key_row };
+        let token = |id, position, first_key, last_key| Token { id, position, first_key, last_key };
         assert_eq!(
             batch.tokens,
             [

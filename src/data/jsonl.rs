@@ -9,30 +9,10 @@
 //! Other keys are ignored, except `category`, by which results are grouped. Blank lines may stand
 //! only at the end, so record `i` of a file is its line `i + 1`.
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+pub use crate::text::Message;
 use crate::{Error, Result};
-
-/// One message of a chat.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Message {
-    /// `system`, `user`, `assistant`, or what else the chat template knows (`tool`).
-    pub role: String,
-    /// The text; none for a message that only calls tools.
-    #[serde(default)]
-    pub content: Option<String>,
-    /// Further keys, which chat templates may read: `tool_calls`, `name`, ….
-    #[serde(flatten)]
-    pub extra: Map<String, Value>,
-}
-
-impl Message {
-    /// A message of plain text.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: Some(content.into()), extra: Map::new() }
-    }
-}
 
 /// What a record holds.
 #[derive(Debug, Clone, PartialEq)]

@@ -206,7 +206,7 @@ mod tests {
         assert!((sum - 1.0).abs() < 1e-5, "{what}: weights sum to {sum}");
         for (row, token) in batch.tokens.iter().enumerate() {
             let first = ends.iter().rev().find(|&&end| end <= row).copied().unwrap_or(0);
-            assert_eq!((token.first_key, token.key_row), (first as u32, row as u32), "{what}");
+            assert_eq!((token.first_key, token.last_key), (first as u32, row as u32), "{what}");
         }
     }
 

@@ -119,6 +119,11 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// What errors call it: its first file.
+    pub fn name(&self) -> &str {
+        self.sources.first().map_or("checkpoint", |source| source.name())
+    }
+
     /// The tensor `name`, if the checkpoint has it.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name).map(|stored| &stored.info)

@@ -1,1 +1,14 @@
-//! Decoding: prefill, the replayed decode step, sampling, streaming.
+//! Decoding: prefill, the replayed decode step, sampling, streaming text.
+//!
+//! [`Engine`] is a loaded model with its tokenizer; [`Decoder`] feeds it tokens and keeps the KV
+//! cache; [`Engine::generate`] turns a prompt into streamed text with both.
+
+mod decoder;
+mod engine;
+mod sampler;
+mod text;
+
+pub use decoder::Decoder;
+pub use engine::Engine;
+pub use sampler::{Sampler, Sampling};
+pub use text::{FinishReason, GenerateConfig, Generated, Timing};

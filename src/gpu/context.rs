@@ -291,8 +291,22 @@ impl Context {
         Ok(values)
     }
 
+    /// Waits until everything queued so far is done, writes included.
+    pub async fn drain(&self) -> Result<()> {
+        self.0.queue.submit([]);
+        let (done, finished) = futures_channel::oneshot::channel();
+        self.0.queue.on_submitted_work_done(move || {
+            // The receiver is gone only if the caller dropped the wait; nobody is left to tell.
+            let _ = done.send(());
+        });
+        self.wait();
+        // An error means that the device is gone, which `check` says better.
+        let _ = finished.await;
+        self.check()
+    }
+
     /// Natively, blocks until the queue is idle; a page must not block and has nothing to do here.
-    pub(super) fn wait(&self) {
+    fn wait(&self) {
         #[cfg(not(target_arch = "wasm32"))]
         if let Err(e) = self.0.device.poll(wgpu::PollType::wait_indefinitely()) {
             note(&self.0.fault, Fault::Other(e.to_string()));

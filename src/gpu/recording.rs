@@ -16,12 +16,16 @@ use crate::{Error, Result};
 pub struct Step {
     /// Tokens in this replay, T.
     pub tokens: u32,
-    /// Optimizer steps done, this one included.
-    pub iteration: u32,
     /// Learning rate of this step.
     pub learning_rate: f32,
-    /// What the gradients are multiplied by before the optimizer sees them (1 / micro-batches).
+    /// What the gradients are multiplied by before the optimizer sees them.
     pub gradient_scale: f32,
+    /// Adam's bias correction of the first moment, `1 / (1 − β₁ᵗ)`, or 1.
+    pub first_moment_scale: f32,
+    /// Adam's bias correction of the second moment, `1 / (1 − β₂ᵗ)`, or 1.
+    pub second_moment_scale: f32,
+    /// Nothing; a uniform is a multiple of 16 bytes.
+    pub pad: [u32; 3],
 }
 
 /// One side of a dispatch's grid.

@@ -21,8 +21,7 @@ pub fn run(
     tokens: usize,
     record: impl FnOnce(&mut Recorder) -> Result<()>,
 ) -> Result<()> {
-    let step =
-        Step { tokens: tokens as u32, iteration: 1, learning_rate: 0.01, gradient_scale: 1.0 };
+    let step = Step { tokens: tokens as u32, ..Default::default() };
     run_step(context, step, record)
 }
 

@@ -5,19 +5,26 @@
 //! storage buffers follow (at most 8, what WebGPU guarantees). Activations are f32, row-major
 //! (tokens, features). A kernel works on the rows in use and leaves the others alone.
 
+pub mod add;
 pub mod append;
+pub mod argmax;
+pub mod attention;
 pub mod check;
 pub mod embedding;
+pub mod last_row;
+pub mod lora;
 pub mod matmul;
 pub mod matmul_transposed;
+pub mod optimizer;
 pub mod rms_norm;
 pub mod rope;
+pub mod silu_mul;
 mod tensor;
 mod token;
 pub mod weight;
 
 pub use tensor::{Rows, Tensor};
-pub use token::Token;
+pub use token::{Target, Token};
 
 use crate::gpu::Extent;
 

@@ -1,9 +1,10 @@
 // Shared by every kernel: what changes from replay to replay. Twin of `gpu::Step`.
 struct Step {
     tokens: u32,
-    iteration: u32,
     learning_rate: f32,
     gradient_scale: f32,
+    first_moment_scale: f32,
+    second_moment_scale: f32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

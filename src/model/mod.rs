@@ -1,5 +1,15 @@
 //! The decoder, one definition per architecture.
 
+mod adapter;
 mod config;
+mod gpu_load;
+mod llama;
+mod load;
+mod rope;
 
+pub use adapter::{Adapter, Target};
 pub use config::{ModelConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
+pub use gpu_load::{GpuLlama, GpuLoad, Quantize};
+pub use llama::{Block, Llama};
+pub use load::Load;
+pub use rope::rope_table;

@@ -1,1 +1,87 @@
 //! The coarse operations a model is written in, and who carries them out.
+//!
+//! A model is one function over [`Ops`]. [`GpuOps`] records the kernels for replay (inference),
+//! [`Tape`] is the same recorder that remembers what the backward kernels need (training), and
+//! [`Reference`] computes on the spot, naively, on the CPU (tests).
+
+mod gpu;
+mod reference;
+
+pub use gpu::{GpuOps, KvCache, Parameter, Pool};
+pub use reference::{Reference, Rows};
+
+use crate::Result;
+use crate::kernels::attention::AttentionShape;
+
+/// A frozen linear layer: `y = x Wᵀ + bias`.
+#[derive(Debug, Clone)]
+pub struct Linear<M, V> {
+    /// (out, in)
+    pub weight: M,
+    /// (out)
+    pub bias: Option<V>,
+}
+
+/// A low-rank update of a linear layer (Hu et al., 2021) in MLX's layout:
+/// `y += scale · (x A) B`.
+#[derive(Debug, Clone)]
+pub struct Lora<P> {
+    /// (in, rank), row-major.
+    pub a: P,
+    /// (rank, out), row-major.
+    pub b: P,
+    /// Columns of `a`.
+    pub rank: usize,
+    /// Used as it is; PEFT's `lora_alpha / r`.
+    pub scale: f32,
+}
+
+/// What a decoder is made of. Tensors are (T, features) over the tokens of one replay; which
+/// tokens those are, and at which positions, the implementation was told beforehand.
+pub trait Ops {
+    /// A weight matrix (out, in).
+    type Matrix;
+    /// A frozen f32 vector.
+    type Vector;
+    /// A trainable f32 array.
+    type Parameter;
+    /// Activations (T, features).
+    type Tensor: Clone;
+
+    /// The rows of `table` (vocab, features) at the tokens' ids.
+    fn embedding(&mut self, table: &Self::Matrix) -> Result<Self::Tensor>;
+
+    /// Root-mean-square normalisation of each row, times `weight` (features).
+    fn rms_norm(
+        &mut self,
+        x: &Self::Tensor,
+        weight: &Self::Vector,
+        eps: f32,
+    ) -> Result<Self::Tensor>;
+
+    /// `x Wᵀ + bias + scale · (x A) B + residual`, the last three if given.
+    fn linear(
+        &mut self,
+        x: &Self::Tensor,
+        layer: &Linear<Self::Matrix, Self::Vector>,
+        lora: Option<&Lora<Self::Parameter>>,
+        residual: Option<&Self::Tensor>,
+    ) -> Result<Self::Tensor>;
+
+    /// Rotates each head of `x` (T, heads · head_dim) by its token's position, half-split layout.
+    fn rope(&mut self, x: Self::Tensor, head_dim: usize) -> Result<Self::Tensor>;
+
+    /// Causal attention within each sequence, over the cache of block `layer` where there is one.
+    /// `q` (T, heads · head_dim), `k`, `v` (T, kv_heads · head_dim), both rotated.
+    fn attention(
+        &mut self,
+        layer: usize,
+        q: &Self::Tensor,
+        k: &Self::Tensor,
+        v: &Self::Tensor,
+        shape: AttentionShape,
+    ) -> Result<Self::Tensor>;
+
+    /// `silu(gate) · up`, element by element.
+    fn silu_mul(&mut self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+}

@@ -1,6 +1,8 @@
 //! One file per command: its options and what it does with them.
 
+pub mod devices;
 pub mod fetch;
+pub mod generate;
 
 use crate::cli::{Cli, Command};
 
@@ -8,6 +10,8 @@ use crate::cli::{Cli, Command};
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
+        Command::Devices(options) => devices::run(&options),
+        Command::Generate(options) => generate::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }

@@ -3,6 +3,7 @@
 pub mod builtin;
 pub mod checksum;
 mod file;
+mod folder;
 mod hub;
 mod local;
 mod package;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use file::FileSource;
+pub use folder::read_folder;
 pub use spec::ModelSpec;
 
 use crate::terminal::Terminal;

@@ -1,0 +1,31 @@
+//! `engram devices`: the adapters that can be chosen.
+
+use std::io::Write as _;
+
+use anyhow::{Result, ensure};
+use engram::gpu::Context;
+
+/// Options of `engram devices`.
+#[derive(Debug, clap::Args)]
+pub struct Options {}
+
+pub fn run(_: &Options) -> Result<()> {
+    let adapters = pollster::block_on(Context::adapters());
+    ensure!(
+        !adapters.is_empty(),
+        "no GPU adapter found; install a Vulkan driver (on Debian: mesa-vulkan-drivers)"
+    );
+    let mut out = std::io::stdout().lock();
+    for (index, adapter) in adapters.iter().enumerate() {
+        writeln!(
+            out,
+            "{index}: {} ({}, {}; {}), bindings up to {} MiB",
+            adapter.name,
+            adapter.backend,
+            adapter.device_type,
+            adapter.driver,
+            adapter.max_storage_binding >> 20
+        )?;
+    }
+    Ok(())
+}

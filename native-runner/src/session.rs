@@ -1,0 +1,64 @@
+//! What most commands begin with: a device, and a model on it.
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Result;
+use engram::formats::Checkpoint;
+use engram::generate::Engine;
+use engram::gpu::{Context, ContextOptions};
+use engram::model::Quantize;
+use engram::text::LocalTime;
+
+use crate::cli::Global;
+use crate::interrupt;
+use crate::source::{self, FileSource, ModelFiles};
+use crate::terminal::Terminal;
+
+/// Opens the device that the options name.
+pub fn open_device(global: &Global) -> Result<Context> {
+    let options = ContextOptions { adapter: global.adapter.clone(), ..Default::default() };
+    Ok(pollster::block_on(Context::new(&options))?)
+}
+
+/// Finds the model, opens the device and loads the one onto the other.
+pub fn load_engine(global: &Global) -> Result<Engine> {
+    let terminal = Terminal::new(global);
+    let checkpoint = open_checkpoint(&source::resolve(&global.model, terminal)?)?;
+    let context = open_device(global)?;
+    terminal.note(format_args!("{} ({})", context.adapter().name, context.adapter().backend));
+    let mut meter = None;
+    let mut on_progress = |done, total| {
+        if interrupt::requested() {
+            return Err(engram::Error::Cancelled);
+        }
+        meter.get_or_insert_with(|| terminal.bytes("loading", total)).set(done);
+        Ok(())
+    };
+    let quantize = global.quantize.map(Quantize::from);
+    let engine = Engine::load(&context, &checkpoint, quantize, &mut on_progress);
+    let mut engine = pollster::block_on(engine)?;
+    drop(meter);
+    engine.set_time(now());
+    Ok(engine)
+}
+
+/// Opens a model's files without loading its weights.
+pub fn open_checkpoint(files: &ModelFiles) -> Result<Checkpoint> {
+    match files {
+        ModelFiles::Gguf(path) => Ok(Checkpoint::from_gguf(Box::new(FileSource::open(path)?))?),
+        ModelFiles::Folder(folder) => {
+            Ok(Checkpoint::from_safetensors(source::read_folder(folder)?)?)
+        }
+    }
+}
+
+/// Seconds since the program's first call.
+pub fn clock() -> f64 {
+    thread_local!(static START: Instant = Instant::now());
+    START.with(|start| start.elapsed().as_secs_f64())
+}
+
+fn now() -> LocalTime {
+    let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
+    LocalTime { unix_seconds: unix_seconds as i64, utc_offset_seconds: 0 }
+}

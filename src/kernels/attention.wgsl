@@ -1,0 +1,93 @@
+// out[t, h] = softmax(q[t, h] · kᵀ / √d over the keys t sees) · v, one workgroup per head and token.
+//
+// Keys come in tiles of one a thread; maximum and sum are carried from tile to tile (Milakov and
+// Gimelshein, 2018), so that no row of scores is ever stored whole.
+struct Params {
+    rows: vec2<u32>,
+    heads: u32,
+    kv_heads: u32,
+    quads: u32, // vec4s in a head, d/4
+    scale: f32, // 1/√d
+    want_lse: u32,
+}
+
+@group(0) @binding(1) var<uniform> params: Params;
+@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>; // (T, heads·d)
+@group(0) @binding(3) var<storage, read> k: array<vec4<f32>>; // (rows, kv_heads·d)
+@group(0) @binding(4) var<storage, read> v: array<vec4<f32>>; // (rows, kv_heads·d)
+@group(0) @binding(5) var<storage, read> tokens: array<Token>; // (all T)
+@group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>; // (T, heads·d)
+@group(0) @binding(7) var<storage, read_write> lse: array<f32>; // (T, heads) if wanted
+
+const THREADS = 64u;
+const LOWEST = -3.4028234e38;
+var<workgroup> scores: array<vec4<f32>, THREADS / 4u>;
+var<workgroup> weights: array<f32, THREADS>;
+var<workgroup> sums: array<vec4<f32>, THREADS>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let head = group.x;
+    let row = group.y;
+    let quads = params.quads;
+    let kv_stride = params.kv_heads * quads;
+    let kv_base = head / (params.heads / params.kv_heads) * quads;
+    let q_base = (row * params.heads + head) * quads;
+    let first = tokens[params.rows.x + row].first_key;
+    let end = tokens[params.rows.x + row].last_key + 1u;
+
+    // For the values, thread = part · quads + quad; each part takes every parts-th key.
+    let parts = THREADS / quads;
+    let part = thread / quads;
+    let quad = thread % quads;
+
+    var highest = LOWEST;
+    var total = 0.0;
+    var sum = vec4(0.0);
+    for (var tile = first; tile < end; tile += THREADS) {
+        let key = tile + thread;
+        var score = LOWEST;
+        if key < end {
+            var products = vec4(0.0);
+            for (var i = 0u; i < quads; i++) {
+                products += q[q_base + i] * k[key * kv_stride + kv_base + i];
+            }
+            score = (products.x + products.y + products.z + products.w) * params.scale;
+        }
+        scores[thread / 4u][thread % 4u] = score;
+        workgroupBarrier();
+
+        var most = scores[0];
+        for (var i = 1u; i < THREADS / 4u; i++) {
+            most = max(most, scores[i]);
+        }
+        let now_highest = max(highest, max(max(most.x, most.y), max(most.z, most.w)));
+        let shrink = exp(highest - now_highest);
+        highest = now_highest;
+        weights[thread] = select(0.0, exp(score - highest), key < end);
+        workgroupBarrier();
+
+        sum *= shrink;
+        total *= shrink;
+        for (var i = part; i < min(THREADS, end - tile); i += parts) {
+            total += weights[i];
+            sum += weights[i] * v[(tile + i) * kv_stride + kv_base + quad];
+        }
+    }
+
+    // Each part has its own keys' share of sum and total.
+    workgroupBarrier();
+    sums[thread] = sum;
+    weights[thread] = total;
+    workgroupBarrier();
+    if part == 0u {
+        for (var i = 1u; i < parts; i++) {
+            sum += sums[i * quads + quad];
+            total += weights[i * quads + quad];
+        }
+        out[q_base + quad] = sum / total;
+    }
+    if thread == 0u && params.want_lse == 1u {
+        lse[row * params.heads + head] = highest + log(total);
+    }
+}

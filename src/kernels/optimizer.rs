@@ -1,0 +1,216 @@
+//! One optimizer step over a flat buffer of parameters: gradient norm, clipping, Adam or AdamW.
+
+use super::{ONE, check};
+use crate::Result;
+use crate::gpu::Access::{Read, Write};
+use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder, Step};
+
+const ADAM: Kernel = Kernel {
+    name: "adam",
+    source: &[include_str!("step.wgsl"), include_str!("adam.wgsl")],
+    storage: &[Read, Read, Write, Write, Write],
+};
+const NORM: Kernel = Kernel {
+    name: "gradient_norm",
+    source: &[include_str!("step.wgsl"), include_str!("gradient_norm.wgsl")],
+    storage: &[Read, Write, Write],
+};
+
+/// Threads of a workgroup, and the most workgroups whose partial sums one workgroup adds up.
+const THREADS: usize = 256;
+
+/// Adam's constants; see [`Step`] for what changes from step to step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Adam {
+    /// Decay of the first moment.
+    pub beta1: f32,
+    /// Decay of the second moment.
+    pub beta2: f32,
+    /// Added to the root of the second moment.
+    pub eps: f32,
+    /// AdamW's decoupled decay; 0 is Adam.
+    pub weight_decay: f32,
+}
+
+/// The buffers of a step, f32.
+#[derive(Debug, Clone)]
+pub struct OptimizerState {
+    /// Number of parameters.
+    pub count: usize,
+    /// (count)
+    pub parameters: Buffer,
+    /// (count), the sum over micro-batches.
+    pub gradients: Buffer,
+    /// (count)
+    pub first_moments: Buffer,
+    /// (count)
+    pub second_moments: Buffer,
+    /// Clipping factor and gradient norm.
+    pub clip: Buffer,
+    partial: Buffer,
+}
+
+impl OptimizerState {
+    /// Zeroed buffers around `parameters`.
+    pub fn new(context: &Context, parameters: Buffer, count: usize) -> Result<Self> {
+        let zeroed = |label| context.storage(label, (count * 4) as u64);
+        Ok(Self {
+            count,
+            parameters,
+            gradients: zeroed("gradients")?,
+            first_moments: zeroed("first moments")?,
+            second_moments: zeroed("second moments")?,
+            clip: context.storage("clip", 8)?,
+            partial: context.storage("partial norms", (THREADS * 4) as u64)?,
+        })
+    }
+
+    fn groups(&self) -> usize {
+        self.count.div_ceil(THREADS).clamp(1, THREADS)
+    }
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct NormParams {
+    count: u32,
+    finish: u32,
+    max_norm: f32,
+    pad: u32,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct AdamParams {
+    count: u32,
+    beta1: f32,
+    beta2: f32,
+    eps: f32,
+    weight_decay: f32,
+    pad: [u32; 3],
+}
+
+/// Records the global norm of the gradients, times `gradient_scale`, and the factor that brings it
+/// down to `max_norm` (`None`: 1), into [`OptimizerState::clip`].
+pub fn gradient_norm(
+    r: &mut Recorder,
+    state: &OptimizerState,
+    max_norm: Option<f32>,
+) -> Result<()> {
+    let groups = Extent::Fixed(state.groups() as u32);
+    for (finish, grid) in [(0, [groups, ONE, ONE]), (1, [ONE; 3])] {
+        let max_norm = max_norm.unwrap_or(0.0);
+        let params = NormParams { count: state.count as u32, finish, max_norm, pad: 0 };
+        let bindings = [(&state.gradients).into(), (&state.partial).into(), (&state.clip).into()];
+        r.dispatch(&NORM, &[], &params, &bindings, grid)?;
+    }
+    Ok(())
+}
+
+/// Records one step of Adam or AdamW, after [`gradient_norm`].
+pub fn adam(r: &mut Recorder, state: &OptimizerState, adam: Adam) -> Result<()> {
+    let params = AdamParams {
+        count: state.count as u32,
+        beta1: adam.beta1,
+        beta2: adam.beta2,
+        eps: adam.eps,
+        weight_decay: adam.weight_decay,
+        pad: [0; 3],
+    };
+    let bindings = [
+        (&state.gradients).into(),
+        (&state.clip).into(),
+        (&state.parameters).into(),
+        (&state.first_moments).into(),
+        (&state.second_moments).into(),
+    ];
+    // A thread does several parameters where there are many.
+    let groups = state.count.div_ceil(THREADS).clamp(1, 4096) as u32;
+    r.dispatch(&ADAM, &[], &params, &bindings, [Extent::Fixed(groups), ONE, ONE])
+}
+
+/// The reference of one [`adam`] step: parameters and both moments, updated in place.
+pub fn reference(
+    step: &Step,
+    clip: f64,
+    gradients: &[f32],
+    adam: Adam,
+    parameters: &mut [f32],
+    moments: (&mut [f32], &mut [f32]),
+) {
+    let lr = f64::from(step.learning_rate);
+    let (beta1, beta2) = (f64::from(adam.beta1), f64::from(adam.beta2));
+    for (i, p) in parameters.iter_mut().enumerate() {
+        let g = f64::from(gradients[i]) * clip * f64::from(step.gradient_scale);
+        let m = beta1 * f64::from(moments.0[i]) + (1.0 - beta1) * g;
+        let v = beta2 * f64::from(moments.1[i]) + (1.0 - beta2) * g * g;
+        (moments.0[i], moments.1[i]) = (m as f32, v as f32);
+        let kept = f64::from(*p) * (1.0 - lr * f64::from(adam.weight_decay));
+        let scale = (v * f64::from(step.second_moment_scale)).sqrt() + f64::from(adam.eps);
+        *p = (kept - lr * m * f64::from(step.first_moment_scale) / scale) as f32;
+    }
+}
+
+/// Compares two steps over `count` parameters with the reference, with or without clipping.
+pub async fn parity(context: &Context, count: usize, max_norm: Option<f32>) -> Result<()> {
+    let adam_config = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
+    let (mut parameters, gradients) = (check::noise(1, count), check::noise(2, count));
+    let buffer = context.storage_from("parameters", &parameters)?;
+    let state = OptimizerState::new(context, buffer, count)?;
+    context.write(&state.gradients, 0, bytemuck::cast_slice(&gradients));
+    let (mut first, mut second) = (vec![0.0; count], vec![0.0; count]);
+    let squares: f64 = gradients.iter().map(|&g| f64::from(g).powi(2)).sum();
+    let norm = 0.5 * squares.sqrt();
+    let clip = max_norm.map_or(1.0, |most| (f64::from(most) / (norm + 1e-6)).min(1.0));
+    for t in 1..=2 {
+        let step = Step {
+            learning_rate: 0.01,
+            gradient_scale: 0.5,
+            first_moment_scale: 1.0 / (1.0 - 0.9f32.powi(t)),
+            second_moment_scale: 1.0 / (1.0 - 0.999f32.powi(t)),
+            ..Default::default()
+        };
+        check::run_step(context, step, |r| {
+            gradient_norm(r, &state, max_norm)?;
+            adam(r, &state, adam_config)
+        })?;
+        let moments = (&mut first[..], &mut second[..]);
+        reference(&step, clip, &gradients, adam_config, &mut parameters, moments);
+    }
+    let found: Vec<f32> = context.read(&state.clip, 0, 2).await?;
+    check::close("gradient_norm", &found, &[clip as f32, norm as f32], 1e-6, 1e-5)?;
+    for (what, buffer, expected) in [
+        ("adam", &state.parameters, &parameters),
+        ("adam's first moment", &state.first_moments, &first),
+        ("adam's second moment", &state.second_moments, &second),
+    ] {
+        let actual = context.read(buffer, 0, count).await?;
+        check::close(what, &actual, expected, 1e-7, 1e-5)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_steps_match_the_reference() {
+        let context = check::test_context();
+        for (count, max_norm) in [(1, None), (257, Some(0.5)), (70_001, Some(1e9)), (1000, None)] {
+            pollster::block_on(parity(&context, count, max_norm)).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_gradient_that_is_not_finite_shows_in_the_norm() {
+        let context = check::test_context();
+        let parameters = context.storage_from("parameters", &[1f32, 2.0]).unwrap();
+        let state = OptimizerState::new(&context, parameters, 2).unwrap();
+        context.write(&state.gradients, 0, bytemuck::cast_slice(&[1.0, f32::NAN]));
+        let step = Step { gradient_scale: 1.0, ..Default::default() };
+        check::run_step(&context, step, |r| gradient_norm(r, &state, Some(1.0))).unwrap();
+        let clip: Vec<f32> = pollster::block_on(context.read(&state.clip, 0, 2)).unwrap();
+        assert!(!clip[1].is_finite());
+    }
+}

@@ -1,0 +1,78 @@
+//! A LoRA adapter: low-rank updates of some of a decoder's linear layers.
+
+use std::collections::BTreeMap;
+
+use crate::ops::Lora;
+
+/// A linear layer of a block.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// `self_attn.q_proj`
+    Q,
+    /// `self_attn.k_proj`
+    K,
+    /// `self_attn.v_proj`
+    V,
+    /// `self_attn.o_proj`
+    O,
+    /// `mlp.gate_proj`
+    Gate,
+    /// `mlp.up_proj`
+    Up,
+    /// `mlp.down_proj`
+    Down,
+}
+
+impl Target {
+    /// All seven, in a block's order.
+    pub const ALL: [Target; 7] =
+        [Target::Q, Target::K, Target::V, Target::O, Target::Gate, Target::Up, Target::Down];
+
+    /// Its path within a block, as in checkpoints and adapter files: `self_attn.q_proj`, ….
+    pub fn path(self) -> &'static str {
+        match self {
+            Target::Q => "self_attn.q_proj",
+            Target::K => "self_attn.k_proj",
+            Target::V => "self_attn.v_proj",
+            Target::O => "self_attn.o_proj",
+            Target::Gate => "mlp.gate_proj",
+            Target::Up => "mlp.up_proj",
+            Target::Down => "mlp.down_proj",
+        }
+    }
+
+    /// The target of that path, or of its last part (`q_proj`).
+    pub fn from_path(path: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|t| t.path() == path || t.path().rsplit('.').next() == Some(path))
+    }
+}
+
+/// The updates of an adapter by block and layer.
+#[derive(Debug, Clone)]
+pub struct Adapter<P> {
+    updates: BTreeMap<(usize, Target), Lora<P>>,
+}
+
+impl<P> Adapter<P> {
+    /// An adapter of these updates.
+    pub fn new(updates: impl IntoIterator<Item = ((usize, Target), Lora<P>)>) -> Self {
+        Self { updates: updates.into_iter().collect() }
+    }
+
+    /// The update of one layer, if it has one.
+    pub fn get(&self, layer: usize, target: Target) -> Option<&Lora<P>> {
+        self.updates.get(&(layer, target))
+    }
+
+    /// Every update, block by block.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Target, &Lora<P>)> {
+        self.updates.iter().map(|(&(layer, target), lora)| (layer, target, lora))
+    }
+
+    /// The first block with an update: nothing below it needs a gradient.
+    pub fn first_layer(&self) -> Option<usize> {
+        self.updates.keys().next().map(|&(layer, _)| layer)
+    }
+}

@@ -1,0 +1,120 @@
+//! The Llama architecture (Touvron et al., 2023): SmolLM, SmolLM2, TinyLlama, Llama.
+//!
+//! Inference, training, evaluation and the CPU reference all run this one definition.
+
+use super::{Adapter, ModelConfig, Target};
+use crate::Result;
+use crate::kernels::attention::AttentionShape;
+use crate::ops::{Linear, Ops};
+
+/// A decoder's frozen weights. `M` is a matrix, `V` a vector of whoever computes.
+#[derive(Debug)]
+pub struct Llama<M, V> {
+    /// Its shape.
+    pub config: ModelConfig,
+    /// (vocab_size, hidden_size)
+    pub embed_tokens: M,
+    /// The blocks, first to last.
+    pub layers: Vec<Block<M, V>>,
+    /// (hidden_size)
+    pub norm: V,
+    /// (vocab_size, hidden_size); `None` if it is the embedding.
+    pub lm_head: Option<Linear<M, V>>,
+}
+
+/// One block: attention and a gated MLP, each behind a norm and added to the residual stream.
+#[derive(Debug)]
+pub struct Block<M, V> {
+    /// (hidden_size)
+    pub input_layernorm: V,
+    /// (heads · head_dim, hidden_size)
+    pub q_proj: Linear<M, V>,
+    /// (kv_heads · head_dim, hidden_size)
+    pub k_proj: Linear<M, V>,
+    /// (kv_heads · head_dim, hidden_size)
+    pub v_proj: Linear<M, V>,
+    /// (hidden_size, heads · head_dim)
+    pub o_proj: Linear<M, V>,
+    /// (hidden_size)
+    pub post_attention_layernorm: V,
+    /// (intermediate_size, hidden_size)
+    pub gate_proj: Linear<M, V>,
+    /// (intermediate_size, hidden_size)
+    pub up_proj: Linear<M, V>,
+    /// (hidden_size, intermediate_size)
+    pub down_proj: Linear<M, V>,
+}
+
+impl<M: Clone, V: Clone> Llama<M, V> {
+    /// The residual stream after the last block, (T, hidden_size), not yet normalised.
+    pub fn hidden<O>(
+        &self,
+        ops: &mut O,
+        adapter: Option<&Adapter<O::Parameter>>,
+    ) -> Result<O::Tensor>
+    where
+        O: Ops<Matrix = M, Vector = V>,
+    {
+        let mut x = ops.embedding(&self.embed_tokens)?;
+        for layer in 0..self.layers.len() {
+            x = self.block(ops, layer, x, adapter)?;
+        }
+        Ok(x)
+    }
+
+    /// One block: (T, hidden_size) in and out.
+    pub fn block<O>(
+        &self,
+        ops: &mut O,
+        layer: usize,
+        x: O::Tensor,
+        adapter: Option<&Adapter<O::Parameter>>,
+    ) -> Result<O::Tensor>
+    where
+        O: Ops<Matrix = M, Vector = V>,
+    {
+        let block = &self.layers[layer];
+        let eps = self.config.rms_norm_eps;
+        let shape = self.attention_shape();
+        let lora = |target| adapter.and_then(|a| a.get(layer, target));
+
+        let normed = ops.rms_norm(&x, &block.input_layernorm, eps)?;
+        let q = ops.linear(&normed, &block.q_proj, lora(Target::Q), None)?;
+        let k = ops.linear(&normed, &block.k_proj, lora(Target::K), None)?;
+        let v = ops.linear(&normed, &block.v_proj, lora(Target::V), None)?;
+        let q = ops.rope(q, shape.head_dim)?;
+        let k = ops.rope(k, shape.head_dim)?;
+        let mixed = ops.attention(layer, &q, &k, &v, shape)?;
+        let x = ops.linear(&mixed, &block.o_proj, lora(Target::O), Some(&x))?;
+
+        let normed = ops.rms_norm(&x, &block.post_attention_layernorm, eps)?;
+        let gate = ops.linear(&normed, &block.gate_proj, lora(Target::Gate), None)?;
+        let up = ops.linear(&normed, &block.up_proj, lora(Target::Up), None)?;
+        let gated = ops.silu_mul(&gate, &up)?;
+        ops.linear(&gated, &block.down_proj, lora(Target::Down), Some(&x))
+    }
+
+    /// The logits (T, vocab_size) of [`Self::hidden`]'s result.
+    pub fn logits<O>(&self, ops: &mut O, hidden: &O::Tensor) -> Result<O::Tensor>
+    where
+        O: Ops<Matrix = M, Vector = V>,
+    {
+        let normed = ops.rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?;
+        ops.linear(&normed, &self.head(), None, None)
+    }
+
+    /// The LM head, which may be the embedding.
+    pub fn head(&self) -> Linear<M, V> {
+        let tied = || Linear { weight: self.embed_tokens.clone(), bias: None };
+        self.lm_head.clone().unwrap_or_else(tied)
+    }
+
+    /// The shape of its attention.
+    pub fn attention_shape(&self) -> AttentionShape {
+        AttentionShape {
+            heads: self.config.num_attention_heads,
+            kv_heads: self.config.num_key_value_heads,
+            head_dim: self.config.head_dim,
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! [`Ops`] recorded as GPU dispatches.
+
+use std::rc::Rc;
+
+use super::{Linear, Lora, Ops};
+use crate::gpu::{Buffer, Context, Recorder, Recording};
+use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::lora::{Param, lora_down, lora_up_add};
+use crate::kernels::weight::Matrix;
+use crate::kernels::{Rows, Tensor, append, embedding, matmul, rms_norm, rope, silu_mul};
+use crate::{Error, Result};
+
+/// A trainable array: a place in a buffer that holds all of an adapter's.
+#[derive(Debug, Clone)]
+pub struct Parameter {
+    /// The buffer, f32.
+    pub buffer: Buffer,
+    /// The first of its values in the buffer.
+    pub offset: usize,
+}
+
+impl Parameter {
+    pub(super) fn param(&self) -> Param<'_> {
+        Param { buffer: &self.buffer, offset: self.offset as u32 }
+    }
+}
+
+/// Memory for activations, lent and taken back while a recording is made.
+///
+/// Dispatches run in the order they were recorded, so memory that no tensor holds any more can
+/// serve the next one: Rust's ownership plans the memory.
+#[derive(Debug)]
+pub struct Pool {
+    context: Context,
+    buffers: Vec<Rc<Buffer>>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(context: &Context) -> Self {
+        Self { context: context.clone(), buffers: Vec::new() }
+    }
+
+    /// A tensor with room for `capacity` tokens, its contents whatever was there before.
+    pub fn tensor(&mut self, capacity: usize, cols: usize) -> Result<Tensor> {
+        let rows = Rows { begin: 0, max: capacity as u32 };
+        let bytes = (capacity * cols * 4).next_multiple_of(16) as u64;
+        // The smallest free buffer that is large enough, if it is not far too large.
+        let free = self
+            .buffers
+            .iter()
+            .filter(|b| Rc::strong_count(b) == 1 && (bytes..=2 * bytes).contains(&b.size()))
+            .min_by_key(|b| b.size());
+        if let Some(free) = free {
+            return Ok(Tensor::in_buffer(free.clone(), rows, cols));
+        }
+        let buffer = Rc::new(self.context.storage("activation", bytes)?);
+        self.buffers.push(buffer.clone());
+        Ok(Tensor::in_buffer(buffer, rows, cols))
+    }
+}
+
+/// Keys and values of the tokens so far, for every block: (capacity, kv_heads · head_dim) each.
+#[derive(Debug, Clone)]
+pub struct KvCache {
+    layers: Vec<(Buffer, Buffer)>,
+    capacity: usize,
+}
+
+impl KvCache {
+    /// A cache for `capacity` tokens.
+    pub fn new(
+        context: &Context,
+        blocks: usize,
+        capacity: usize,
+        shape: AttentionShape,
+    ) -> Result<Self> {
+        let bytes = (capacity * shape.kv_heads * shape.head_dim * 4) as u64;
+        let layer = |_| Ok((context.storage("keys", bytes)?, context.storage("values", bytes)?));
+        Ok(Self { layers: (0..blocks).map(layer).collect::<Result<_>>()?, capacity })
+    }
+
+    /// Tokens it has room for.
+    pub fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// A cache for more tokens with the same contents.
+    pub fn grown(&self, context: &Context, capacity: usize, shape: AttentionShape) -> Result<Self> {
+        let grown = Self::new(context, self.layers.len(), capacity, shape)?;
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        for ((k, v), (new_k, new_v)) in self.layers.iter().zip(&grown.layers) {
+            encoder.copy_buffer_to_buffer(k, 0, new_k, 0, Some(k.size()));
+            encoder.copy_buffer_to_buffer(v, 0, new_v, 0, Some(v.size()));
+        }
+        context.queue().submit([encoder.finish()]);
+        Ok(grown)
+    }
+}
+
+/// Records a model's operations for replays of at most `capacity` tokens.
+#[derive(Debug)]
+pub struct GpuOps {
+    pub(super) recorder: Recorder,
+    pub(super) pool: Pool,
+    pub(super) tokens: Buffer,
+    pub(super) rope_table: Buffer,
+    pub(super) capacity: usize,
+    cache: Option<KvCache>,
+}
+
+impl GpuOps {
+    /// An empty recording.
+    ///
+    /// `step` is a uniform [`Step`](crate::gpu::Step), `tokens` holds a
+    /// [`Token`](crate::kernels::Token) for each of up to `capacity` tokens, `rope_table` is
+    /// [`rope_table`](crate::model::rope_table)'s for every position they may have.
+    pub fn new(
+        context: &Context,
+        step: &Buffer,
+        tokens: &Buffer,
+        rope_table: &Buffer,
+        capacity: usize,
+        cache: Option<&KvCache>,
+    ) -> Self {
+        Self {
+            recorder: Recorder::new(context, step),
+            pool: Pool::new(context),
+            tokens: tokens.clone(),
+            rope_table: rope_table.clone(),
+            capacity,
+            cache: cache.cloned(),
+        }
+    }
+
+    /// Records kernels directly.
+    pub fn recorder(&mut self) -> &mut Recorder {
+        &mut self.recorder
+    }
+
+    /// A tensor with room for every token of a replay.
+    pub fn tensor(&mut self, cols: usize) -> Result<Tensor> {
+        self.pool.tensor(self.capacity, cols)
+    }
+
+    /// What was recorded.
+    pub fn finish(self) -> Recording {
+        self.recorder.finish()
+    }
+
+    /// [`Ops::linear`] into a tensor of the caller's; returns `x A` if there is an update.
+    pub fn linear_into(
+        &mut self,
+        x: &Tensor,
+        layer: &Linear<Matrix, Buffer>,
+        lora: Option<&Lora<Parameter>>,
+        residual: Option<&Tensor>,
+        y: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let r = &mut self.recorder;
+        matmul::matmul(r, x, &layer.weight, layer.bias.as_ref(), residual, y)?;
+        let Some(lora) = lora else { return Ok(None) };
+        let down = self.pool.tensor(x.capacity(), lora.rank)?;
+        let r = &mut self.recorder;
+        lora_down(r, x, lora.a.param(), lora.rank, &down)?;
+        lora_up_add(r, &down, lora.b.param(), lora.scale, y)?;
+        Ok(Some(down))
+    }
+}
+
+impl Ops for GpuOps {
+    type Matrix = Matrix;
+    type Vector = Buffer;
+    type Parameter = Parameter;
+    type Tensor = Tensor;
+
+    fn embedding(&mut self, table: &Matrix) -> Result<Tensor> {
+        let y = self.tensor(table.cols())?;
+        embedding::embedding(&mut self.recorder, table, &self.tokens, &y)?;
+        Ok(y)
+    }
+
+    fn rms_norm(&mut self, x: &Tensor, weight: &Buffer, eps: f32) -> Result<Tensor> {
+        let y = self.pool.tensor(x.capacity(), x.cols())?;
+        rms_norm::rms_norm(&mut self.recorder, x, weight, eps, &y)?;
+        Ok(y)
+    }
+
+    fn linear(
+        &mut self,
+        x: &Tensor,
+        layer: &Linear<Matrix, Buffer>,
+        lora: Option<&Lora<Parameter>>,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let y = self.pool.tensor(x.capacity(), layer.weight.rows())?;
+        self.linear_into(x, layer, lora, residual, &y)?;
+        Ok(y)
+    }
+
+    fn rope(&mut self, x: Tensor, head_dim: usize) -> Result<Tensor> {
+        rope::rope(&mut self.recorder, &x, &self.tokens, &self.rope_table, head_dim, false)?;
+        Ok(x)
+    }
+
+    fn attention(
+        &mut self,
+        layer: usize,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        shape: AttentionShape,
+    ) -> Result<Tensor> {
+        let out = self.pool.tensor(q.capacity(), q.cols())?;
+        let r = &mut self.recorder;
+        let Some(cache) = &self.cache else {
+            attention(r, q, k.buffer(), v.buffer(), &self.tokens, shape, &out, None)?;
+            return Ok(out);
+        };
+        let Some((keys, values)) = cache.layers.get(layer) else {
+            return Err(Error::invalid(format!("the cache has no block {layer}")));
+        };
+        append::append(r, k, &self.tokens, keys)?;
+        append::append(r, v, &self.tokens, values)?;
+        attention(r, q, keys, values, &self.tokens, shape, &out, None)?;
+        Ok(out)
+    }
+
+    fn silu_mul(&mut self, gate: &Tensor, up: &Tensor) -> Result<Tensor> {
+        let y = self.pool.tensor(gate.capacity(), gate.cols())?;
+        silu_mul::silu_mul(&mut self.recorder, gate, up, &y)?;
+        Ok(y)
+    }
+}

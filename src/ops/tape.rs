@@ -1,0 +1,316 @@
+//! [`Ops`] recorded on the GPU together with what their backward needs.
+//!
+//! The tape remembers one entry per coarse operation and writes the backward dispatches behind the
+//! forward ones. Weights are frozen: gradients flow towards the adapter's parameters alone, and an
+//! operation without an adapter at or below it leaves no entry, so that nothing below the first
+//! adapted block costs a backward dispatch.
+
+use std::collections::HashMap;
+
+use super::gpu::{GpuOps, Parameter};
+use super::{Linear, Lora, Ops};
+use crate::gpu::{Buffer, Recording};
+use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::attention_backward::attention_backward;
+use crate::kernels::lora::{Param, lora_backward_a, lora_backward_b, lora_backward_x};
+use crate::kernels::lora::lora_up_backward;
+use crate::kernels::matmul_transposed::matmul_transposed;
+use crate::kernels::rms_norm_backward::rms_norm_backward;
+use crate::kernels::rope::rope;
+use crate::kernels::silu_mul::silu_mul_backward;
+use crate::kernels::weight::Matrix;
+use crate::kernels::{Tensor, embedding, rms_norm, silu_mul};
+use crate::Result;
+
+/// A tensor on the tape.
+#[derive(Debug, Clone)]
+pub struct Tracked {
+    tensor: Tensor,
+    /// Names its gradient; `None` if nothing below it is trained.
+    id: Option<usize>,
+}
+
+impl Tracked {
+    /// Its values.
+    pub fn tensor(&self) -> &Tensor {
+        &self.tensor
+    }
+}
+
+/// What the backward of one operation needs. A missing id needs no gradient.
+enum Entry {
+    RmsNorm { x: Tracked, weight: Buffer, eps: f32, y: usize },
+    Linear { x: Tracked, weight: Matrix, lora: Option<(Lora<Parameter>, Tensor)>, y: usize },
+    Residual { x: Tracked, y: usize },
+    Rope { x: usize, head_dim: usize, y: usize },
+    Attention { q: Tracked, k: Tracked, v: Tracked, out: Tracked, lse: Tensor, shape: AttentionShape },
+    SiluMul { gate: Tracked, up: Tracked, y: usize },
+}
+
+/// Records forward operations, then their backward.
+pub struct Tape {
+    ops: GpuOps,
+    /// The gradients of the adapter's parameters, laid out as the parameters are.
+    parameter_gradients: Buffer,
+    entries: Vec<Entry>,
+    gradients: HashMap<usize, Tensor>,
+    ids: usize,
+}
+
+impl Tape {
+    /// A tape over `ops`, which has no cache, that adds the parameters' gradients to
+    /// `parameter_gradients`.
+    pub fn new(ops: GpuOps, parameter_gradients: &Buffer) -> Self {
+        Self {
+            ops,
+            parameter_gradients: parameter_gradients.clone(),
+            entries: Vec::new(),
+            gradients: HashMap::new(),
+            ids: 0,
+        }
+    }
+
+    /// The recorder below, for operations that need no backward of their own.
+    pub fn ops(&mut self) -> &mut GpuOps {
+        &mut self.ops
+    }
+
+    /// Both recordings, forward and backward, as one.
+    pub fn finish(self) -> Recording {
+        self.ops.finish()
+    }
+
+    /// Takes a tensor as one whose gradient is wanted, whatever it came from.
+    pub fn leaf(&mut self, tensor: &Tensor) -> Tracked {
+        let id = self.new_id();
+        Tracked { tensor: tensor.clone(), id: Some(id) }
+    }
+
+    /// Forgets how everything so far was computed; the tensors themselves stay.
+    pub fn forget(&mut self) {
+        self.entries.clear();
+    }
+
+    /// Records the backward of everything on the tape, from `y` with gradient `dy` down, and
+    /// returns the gradient of `x`, if it has one. Parameters' gradients are added to.
+    pub fn backward(&mut self, y: &Tracked, dy: Tensor, x: &Tracked) -> Result<Option<Tensor>> {
+        if let Some(id) = y.id {
+            self.gradients.insert(id, dy);
+        }
+        while let Some(entry) = self.entries.pop() {
+            self.backward_entry(entry)?;
+        }
+        let dx = x.id.and_then(|id| self.gradients.remove(&id));
+        self.gradients.clear();
+        Ok(dx)
+    }
+
+    fn backward_entry(&mut self, entry: Entry) -> Result<()> {
+        match entry {
+            Entry::RmsNorm { x, weight, eps, y } => {
+                let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
+                let Some((dx, accumulate)) = self.gradient(&x)? else { return Ok(()) };
+                let r = &mut self.ops.recorder;
+                rms_norm_backward(r, &x.tensor, &weight, eps, &dy, &dx, accumulate)
+            }
+            Entry::Linear { x, weight, lora, y } => {
+                let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
+                self.backward_linear(&x, &weight, lora.as_ref(), &dy)
+            }
+            Entry::Residual { x, y } => {
+                // The sum's gradient is its summand's. The linear layer's entry comes after this
+                // one on the way down and only reads it, so the memory is shared until then.
+                let Some(dy) = self.gradients.get(&y).cloned() else { return Ok(()) };
+                if let Some(id) = x.id {
+                    self.gradients.insert(id, dy);
+                }
+                Ok(())
+            }
+            Entry::Rope { x, head_dim, y } => {
+                let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
+                let (tokens, table) = (&self.ops.tokens, &self.ops.rope_table);
+                rope(&mut self.ops.recorder, &dy, tokens, table, head_dim, true)?;
+                self.gradients.insert(x, dy);
+                Ok(())
+            }
+            Entry::Attention { q, k, v, out, lse, shape } => {
+                let Some(d_out) = out.id.and_then(|id| self.gradients.remove(&id)) else {
+                    return Ok(());
+                };
+                let dq = self.ops.tensor(q.tensor.cols())?;
+                let dk = self.ops.tensor(k.tensor.cols())?;
+                let dv = self.ops.tensor(v.tensor.cols())?;
+                let delta = self.ops.tensor(shape.heads)?;
+                let tokens = &self.ops.tokens;
+                attention_backward(
+                    &mut self.ops.recorder,
+                    [&q.tensor, &k.tensor, &v.tensor],
+                    (&out.tensor, &lse, &d_out),
+                    tokens,
+                    shape,
+                    &delta,
+                    [&dq, &dk, &dv],
+                )?;
+                for (tracked, gradient) in [(q, dq), (k, dk), (v, dv)] {
+                    if let Some(id) = tracked.id {
+                        self.gradients.insert(id, gradient);
+                    }
+                }
+                Ok(())
+            }
+            Entry::SiluMul { gate, up, y } => {
+                let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
+                let d_gate = self.ops.tensor(gate.tensor.cols())?;
+                let d_up = self.ops.tensor(up.tensor.cols())?;
+                let r = &mut self.ops.recorder;
+                silu_mul_backward(r, &gate.tensor, &up.tensor, &dy, &d_gate, &d_up)?;
+                for (tracked, gradient) in [(gate, d_gate), (up, d_up)] {
+                    if let Some(id) = tracked.id {
+                        self.gradients.insert(id, gradient);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// With `Y = X Wᵀ + s (X A) B`: `dH = s dY Bᵀ`, `dA = Xᵀ dH`, `dB = s (X A)ᵀ dY` and
+    /// `dX = dY W + dH Aᵀ`. `dW` is never formed.
+    fn backward_linear(
+        &mut self,
+        x: &Tracked,
+        weight: &Matrix,
+        lora: Option<&(Lora<Parameter>, Tensor)>,
+        dy: &Tensor,
+    ) -> Result<()> {
+        let dx = self.gradient(x)?;
+        if let Some((dx, accumulate)) = &dx {
+            matmul_transposed(&mut self.ops.recorder, dy, weight, dx, *accumulate)?;
+        }
+        let Some((lora, down)) = lora else { return Ok(()) };
+        let d_down = self.ops.tensor(lora.rank)?;
+        let gradients = self.parameter_gradients.clone();
+        let at = |p: &Parameter| Param { buffer: &gradients, offset: p.offset as u32 };
+        let r = &mut self.ops.recorder;
+        lora_up_backward(r, dy, lora.b.param(), lora.scale, &d_down)?;
+        lora_backward_b(r, down, dy, lora.scale, at(&lora.b), true)?;
+        lora_backward_a(r, &x.tensor, &d_down, at(&lora.a), true)?;
+        if let Some((dx, _)) = &dx {
+            lora_backward_x(r, &d_down, lora.a.param(), dx)?;
+        }
+        Ok(())
+    }
+
+    /// Where the gradient of `x` goes, and whether to add to it; `None` if nobody wants it.
+    fn gradient(&mut self, x: &Tracked) -> Result<Option<(Tensor, bool)>> {
+        let Some(id) = x.id else { return Ok(None) };
+        if let Some(found) = self.gradients.get(&id) {
+            return Ok(Some((found.clone(), true)));
+        }
+        let fresh = self.ops.tensor(x.tensor.cols())?;
+        self.gradients.insert(id, fresh.clone());
+        Ok(Some((fresh, false)))
+    }
+
+    fn new_id(&mut self) -> usize {
+        self.ids += 1;
+        self.ids
+    }
+}
+
+impl Ops for Tape {
+    type Matrix = Matrix;
+    type Vector = Buffer;
+    type Parameter = Parameter;
+    type Tensor = Tracked;
+
+    fn embedding(&mut self, table: &Matrix) -> Result<Tracked> {
+        let y = self.ops.tensor(table.cols())?;
+        embedding::embedding(&mut self.ops.recorder, table, &self.ops.tokens, &y)?;
+        Ok(Tracked { tensor: y, id: None })
+    }
+
+    fn rms_norm(&mut self, x: &Tracked, weight: &Buffer, eps: f32) -> Result<Tracked> {
+        let y = self.ops.tensor(x.tensor.cols())?;
+        rms_norm::rms_norm(&mut self.ops.recorder, &x.tensor, weight, eps, &y)?;
+        let id = x.id.map(|_| self.new_id());
+        if let Some(y) = id {
+            self.entries.push(Entry::RmsNorm { x: x.clone(), weight: weight.clone(), eps, y });
+        }
+        Ok(Tracked { tensor: y, id })
+    }
+
+    fn linear(
+        &mut self,
+        x: &Tracked,
+        layer: &Linear<Matrix, Buffer>,
+        lora: Option<&Lora<Parameter>>,
+        residual: Option<&Tracked>,
+    ) -> Result<Tracked> {
+        let y = self.ops.tensor(layer.weight.rows())?;
+        let down = self.ops.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
+        let trained = x.id.is_some() || lora.is_some() || residual.is_some_and(|r| r.id.is_some());
+        let id = trained.then(|| self.new_id());
+        if let Some(y) = id {
+            if x.id.is_some() || lora.is_some() {
+                let lora = lora.cloned().zip(down);
+                let weight = layer.weight.clone();
+                self.entries.push(Entry::Linear { x: x.clone(), weight, lora, y });
+            }
+            if let Some(residual) = residual {
+                self.entries.push(Entry::Residual { x: residual.clone(), y });
+            }
+        }
+        Ok(Tracked { tensor: y, id })
+    }
+
+    fn rope(&mut self, x: Tracked, head_dim: usize) -> Result<Tracked> {
+        let tensor = self.ops.rope(x.tensor, head_dim)?;
+        let id = x.id.map(|_| self.new_id());
+        if let (Some(x), Some(y)) = (x.id, id) {
+            self.entries.push(Entry::Rope { x, head_dim, y });
+        }
+        Ok(Tracked { tensor, id })
+    }
+
+    fn attention(
+        &mut self,
+        _layer: usize,
+        q: &Tracked,
+        k: &Tracked,
+        v: &Tracked,
+        shape: AttentionShape,
+    ) -> Result<Tracked> {
+        let out = self.ops.tensor(q.tensor.cols())?;
+        let lse = self.ops.tensor(shape.heads)?;
+        attention(
+            &mut self.ops.recorder,
+            &q.tensor,
+            k.tensor.buffer(),
+            v.tensor.buffer(),
+            &self.ops.tokens,
+            shape,
+            &out,
+            Some(&lse),
+        )?;
+        let trained = [q, k, v].iter().any(|x| x.id.is_some());
+        let id = trained.then(|| self.new_id());
+        let out = Tracked { tensor: out, id };
+        if trained {
+            let (q, k, v) = (q.clone(), k.clone(), v.clone());
+            self.entries.push(Entry::Attention { q, k, v, out: out.clone(), lse, shape });
+        }
+        Ok(out)
+    }
+
+    fn silu_mul(&mut self, gate: &Tracked, up: &Tracked) -> Result<Tracked> {
+        let y = self.ops.tensor(gate.tensor.cols())?;
+        silu_mul::silu_mul(&mut self.ops.recorder, &gate.tensor, &up.tensor, &y)?;
+        let trained = gate.id.is_some() || up.id.is_some();
+        let id = trained.then(|| self.new_id());
+        if let Some(y) = id {
+            self.entries.push(Entry::SiluMul { gate: gate.clone(), up: up.clone(), y });
+        }
+        Ok(Tracked { tensor: y, id })
+    }
+}
