@@ -6,8 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::token::{Target, Token};
 use super::tokens::Example;
-use crate::kernels::{Target, Token};
 use crate::{Error, Result};
 
 /// A packed batch: `tokens` and `targets` have one entry a row.

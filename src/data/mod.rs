@@ -14,4 +14,5 @@ pub mod patterns;
 pub mod random;
 pub mod source;
 pub mod split;
+pub mod token;
 pub mod tokens;

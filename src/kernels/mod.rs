@@ -20,11 +20,10 @@ pub mod rms_norm;
 pub mod rope;
 pub mod silu_mul;
 mod tensor;
-mod token;
 pub mod weight;
 
+pub use crate::data::token::{Target, Token};
 pub use tensor::{Rows, Tensor};
-pub use token::{Target, Token};
 
 use crate::gpu::Extent;
 

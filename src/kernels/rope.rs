@@ -37,7 +37,7 @@ pub fn rope(
     head_dim: usize,
     inverse: bool,
 ) -> Result<()> {
-    if head_dim == 0 || head_dim % 2 != 0 || x.cols() % head_dim != 0 {
+    if head_dim == 0 || !head_dim.is_multiple_of(2) || !x.cols().is_multiple_of(head_dim) {
         let cols = x.cols();
         return Err(Error::invalid(format!("rope: {cols} columns in heads of {head_dim}")));
     }
