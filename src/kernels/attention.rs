@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn large_scores_do_not_overflow() {
         let context = check::test_context();
-        let (q, k) = (vec![100.0; 8], [vec![-90.0; 8], vec![90.0; 8]].concat());
+        let (q, k) = (vec![100f32; 8], [vec![-90f32; 8], vec![90f32; 8]].concat());
         let v: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let tokens = [Token { last_key: 1, ..Token::default() }];
         let q_gpu = Tensor::from(&context, 8, &q).unwrap();

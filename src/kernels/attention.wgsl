@@ -21,7 +21,7 @@ struct Params {
 
 const THREADS = 64u;
 const LOWEST = -3.4028234e38;
-var<workgroup> scores: array<vec4<f32>, THREADS / 4u>;
+var<workgroup> scores: array<f32, THREADS>;
 var<workgroup> weights: array<f32, THREADS>;
 var<workgroup> sums: array<vec4<f32>, THREADS>;
 
@@ -49,19 +49,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var score = LOWEST;
         if key < end {
             var products = vec4(0.0);
-            for (var i = 0u; i < quads; i++) {
+            for (var i = 0u; i < quads; i += 1u) {
                 products += q[q_base + i] * k[key * kv_stride + kv_base + i];
             }
             score = (products.x + products.y + products.z + products.w) * params.scale;
         }
-        scores[thread / 4u][thread % 4u] = score;
+        scores[thread] = score;
         workgroupBarrier();
 
         var most = scores[0];
-        for (var i = 1u; i < THREADS / 4u; i++) {
+        for (var i = 1u; i < min(THREADS, end - tile); i += 1u) {
             most = max(most, scores[i]);
         }
-        let now_highest = max(highest, max(max(most.x, most.y), max(most.z, most.w)));
+        let now_highest = max(highest, most);
         let shrink = exp(highest - now_highest);
         highest = now_highest;
         weights[thread] = select(0.0, exp(score - highest), key < end);
@@ -81,7 +81,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     weights[thread] = total;
     workgroupBarrier();
     if part == 0u {
-        for (var i = 1u; i < parts; i++) {
+        for (var i = 1u; i < parts; i += 1u) {
             sum += sums[i * quads + quad];
             total += weights[i * quads + quad];
         }

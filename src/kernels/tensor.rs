@@ -53,6 +53,12 @@ impl Tensor {
         Self { rows, first_row: begin as u32, ..self.clone() }
     }
 
+    /// The same memory, standing for the replay's tokens from `begin` on: row 0 is token `begin`.
+    pub fn standing_for(&self, begin: usize) -> Self {
+        let rows = Rows { begin: begin as u32, ..self.rows };
+        Self { rows, ..self.clone() }
+    }
+
     /// The row of its memory that is its row 0.
     pub fn first_row(&self) -> u32 {
         self.first_row

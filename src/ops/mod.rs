@@ -6,9 +6,11 @@
 
 mod gpu;
 mod reference;
+mod tape;
 
 pub use gpu::{GpuOps, KvCache, Parameter, Pool};
 pub use reference::{Reference, Rows};
+pub use tape::{Tape, Tracked};
 
 use crate::Result;
 use crate::kernels::attention::AttentionShape;

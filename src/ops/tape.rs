@@ -9,18 +9,20 @@ use std::collections::HashMap;
 
 use super::gpu::{GpuOps, Parameter};
 use super::{Linear, Lora, Ops};
+use crate::Result;
 use crate::gpu::{Buffer, Recording};
+use crate::kernels::add::add;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::attention_backward;
-use crate::kernels::lora::{Param, lora_backward_a, lora_backward_b, lora_backward_x};
-use crate::kernels::lora::lora_up_backward;
+use crate::kernels::lora::{
+    Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_up_backward,
+};
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::rms_norm_backward::rms_norm_backward;
 use crate::kernels::rope::rope;
 use crate::kernels::silu_mul::silu_mul_backward;
 use crate::kernels::weight::Matrix;
 use crate::kernels::{Tensor, embedding, rms_norm, silu_mul};
-use crate::Result;
 
 /// A tensor on the tape.
 #[derive(Debug, Clone)]
@@ -39,12 +41,40 @@ impl Tracked {
 
 /// What the backward of one operation needs. A missing id needs no gradient.
 enum Entry {
-    RmsNorm { x: Tracked, weight: Buffer, eps: f32, y: usize },
-    Linear { x: Tracked, weight: Matrix, lora: Option<(Lora<Parameter>, Tensor)>, y: usize },
-    Residual { x: Tracked, y: usize },
-    Rope { x: usize, head_dim: usize, y: usize },
-    Attention { q: Tracked, k: Tracked, v: Tracked, out: Tracked, lse: Tensor, shape: AttentionShape },
-    SiluMul { gate: Tracked, up: Tracked, y: usize },
+    RmsNorm {
+        x: Tracked,
+        weight: Buffer,
+        eps: f32,
+        y: usize,
+    },
+    Linear {
+        x: Tracked,
+        weight: Matrix,
+        lora: Option<(Lora<Parameter>, Tensor)>,
+        y: usize,
+    },
+    Residual {
+        x: Tracked,
+        y: usize,
+    },
+    Rope {
+        x: usize,
+        head_dim: usize,
+        y: usize,
+    },
+    Attention {
+        q: Tracked,
+        k: Tracked,
+        v: Tracked,
+        out: Tracked,
+        lse: Tensor,
+        shape: AttentionShape,
+    },
+    SiluMul {
+        gate: Tracked,
+        up: Tracked,
+        y: usize,
+    },
 }
 
 /// Records forward operations, then their backward.
@@ -80,13 +110,13 @@ impl Tape {
         self.ops.finish()
     }
 
-    /// Takes a tensor as one whose gradient is wanted, whatever it came from.
-    pub fn leaf(&mut self, tensor: &Tensor) -> Tracked {
-        let id = self.new_id();
-        Tracked { tensor: tensor.clone(), id: Some(id) }
+    /// The same tensor, cut off from what it was computed from. Its gradient is still wanted if it
+    /// was before.
+    pub fn leaf(&mut self, x: &Tracked) -> Tracked {
+        Tracked { tensor: x.tensor.clone(), id: x.id.map(|_| self.new_id()) }
     }
 
-    /// Forgets how everything so far was computed; the tensors themselves stay.
+    /// Forgets how everything so far was computed, which frees what its backward would need.
     pub fn forget(&mut self) {
         self.entries.clear();
     }
@@ -121,9 +151,16 @@ impl Tape {
                 // The sum's gradient is its summand's. The linear layer's entry comes after this
                 // one on the way down and only reads it, so the memory is shared until then.
                 let Some(dy) = self.gradients.get(&y).cloned() else { return Ok(()) };
-                if let Some(id) = x.id {
-                    self.gradients.insert(id, dy);
-                }
+                let Some(id) = x.id else { return Ok(()) };
+                let gradient = match self.gradients.remove(&id) {
+                    None => dy,
+                    Some(other) => {
+                        let sum = self.ops.tensor(dy.cols())?;
+                        add(&mut self.ops.recorder, &other, &dy, &sum)?;
+                        sum
+                    }
+                };
+                self.gradients.insert(id, gradient);
                 Ok(())
             }
             Entry::Rope { x, head_dim, y } => {
@@ -140,7 +177,7 @@ impl Tape {
                 let dq = self.ops.tensor(q.tensor.cols())?;
                 let dk = self.ops.tensor(k.tensor.cols())?;
                 let dv = self.ops.tensor(v.tensor.cols())?;
-                let delta = self.ops.tensor(shape.heads)?;
+                let statistics = self.ops.tensor(2 * shape.heads)?;
                 let tokens = &self.ops.tokens;
                 attention_backward(
                     &mut self.ops.recorder,
@@ -148,7 +185,7 @@ impl Tape {
                     (&out.tensor, &lse, &d_out),
                     tokens,
                     shape,
-                    &delta,
+                    &statistics,
                     [&dq, &dk, &dv],
                 )?;
                 for (tracked, gradient) in [(q, dq), (k, dk), (v, dv)] {
@@ -193,8 +230,8 @@ impl Tape {
         let at = |p: &Parameter| Param { buffer: &gradients, offset: p.offset as u32 };
         let r = &mut self.ops.recorder;
         lora_up_backward(r, dy, lora.b.param(), lora.scale, &d_down)?;
-        lora_backward_b(r, down, dy, lora.scale, at(&lora.b), true)?;
-        lora_backward_a(r, &x.tensor, &d_down, at(&lora.a), true)?;
+        lora_backward_b(r, down, dy, lora.scale, at(&lora.b))?;
+        lora_backward_a(r, &x.tensor, &d_down, at(&lora.a))?;
         if let Some((dx, _)) = &dx {
             lora_backward_x(r, &d_down, lora.a.param(), dx)?;
         }
