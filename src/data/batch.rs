@@ -153,6 +153,23 @@ impl BatchSet {
         Ok(())
     }
 
+    /// Tokens of the longest sequence, once cut to `max_seq_length`.
+    pub fn longest(&self) -> usize {
+        self.lengths().max().unwrap_or(0)
+    }
+
+    /// Most tokens that a batch of this set can have.
+    pub fn most_tokens(&self) -> usize {
+        let mut lengths: Vec<usize> = self.lengths().collect();
+        lengths.sort_unstable_by(|a, b| b.cmp(a));
+        lengths.iter().take(self.config.batch_size).sum()
+    }
+
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        let most = self.config.max_seq_length;
+        self.examples.iter().map(move |example| example.ids.len().min(most))
+    }
+
     /// How the batches are made.
     pub fn config(&self) -> &BatchConfig {
         &self.config

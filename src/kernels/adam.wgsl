@@ -23,6 +23,10 @@ fn main(
     @builtin(global_invocation_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
+    // A norm that is not finite: one such gradient would spoil every parameter for good.
+    if !(clip[1] <= 3.4028234e38) {
+        return;
+    }
     let factor = clip[0] * step.gradient_scale;
     for (var i = id.x; i < params.count; i += groups.x * THREADS) {
         let g = gradients[i] * factor;

@@ -15,6 +15,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod last_row;
 pub mod lora;
+pub mod loss_sum;
 pub mod matmul;
 pub mod matmul_transposed;
 pub mod optimizer;

@@ -1,6 +1,6 @@
 //! The backward of [`super::rms_norm`] towards its input; its weight is frozen.
 
-use super::{ONE, Rows, Tensor, check, rms_norm};
+use super::{ONE, Rows, Tensor, check};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Kernel, Recorder};
@@ -84,6 +84,7 @@ pub async fn parity(context: &Context, tokens: usize, cols: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernels::rms_norm;
 
     #[test]
     fn matches_the_reference() {

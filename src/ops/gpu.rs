@@ -143,6 +143,11 @@ impl GpuOps {
         self.pool.tensor(self.capacity, cols)
     }
 
+    /// A tensor of its own number of rows.
+    pub fn rows(&mut self, rows: usize, cols: usize) -> Result<Tensor> {
+        self.pool.tensor(rows, cols)
+    }
+
     /// What was recorded.
     pub fn finish(self) -> Recording {
         self.recorder.finish()

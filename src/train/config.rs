@@ -1,0 +1,176 @@
+//! What to train and how, with MLX-LM's names and the original experiment's defaults.
+
+use serde::{Deserialize, Serialize};
+
+use crate::data::batch::{BatchConfig, Semantics};
+use crate::kernels::optimizer::Adam;
+use crate::model::{ModelConfig, Target};
+use crate::{Error, Result};
+
+/// The optimizers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    /// Adam (Kingma and Ba, 2015).
+    Adam,
+    /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
+    Adamw,
+}
+
+/// A training run. Every field counts; none is ignored.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainConfig {
+    /// Whose rules for data order, targets and weighting.
+    pub semantics: Semantics,
+    /// Columns of each `lora_a`.
+    pub rank: usize,
+    /// Multiplies the update, used as it is (PEFT's `lora_alpha / r`).
+    pub scale: f32,
+    /// Blocks that are adapted, counted from the last; −1 is all.
+    pub num_layers: i64,
+    /// Linear layers that are adapted, by their paths in a block.
+    pub keys: Vec<String>,
+    /// Sequences a batch.
+    pub batch_size: usize,
+    /// Batches to train on.
+    pub iters: usize,
+    /// Step size.
+    pub learning_rate: f32,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// AdamW's decay; Adam has none.
+    pub weight_decay: f32,
+    /// Whether Adam's moments are corrected for starting at zero. MLX's are not.
+    pub bias_correction: bool,
+    /// Gradients of a larger norm are scaled down to it.
+    pub max_grad_norm: Option<f32>,
+    /// Batches whose gradients make one update.
+    pub grad_accumulation_steps: usize,
+    /// Keeps only each block's input and computes the rest again in the backward.
+    pub grad_checkpoint: bool,
+    /// Counts the loss of answers alone.
+    pub mask_prompt: bool,
+    /// Most tokens of a sequence.
+    pub max_seq_length: usize,
+    /// Iterations between reports of the training loss.
+    pub steps_per_report: usize,
+    /// Iterations between validations.
+    pub steps_per_eval: usize,
+    /// Batches of a validation; −1 is all.
+    pub val_batches: i64,
+    /// The same seed gives the same initial adapter and the same order of batches.
+    pub seed: u64,
+}
+
+impl Default for TrainConfig {
+    /// The original experiment's settings, with Adam's bias correction and true token weighting.
+    fn default() -> Self {
+        Self {
+            semantics: Semantics::Engram,
+            rank: 8,
+            scale: 20.0,
+            num_layers: 16,
+            keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
+            batch_size: 4,
+            iters: 100,
+            learning_rate: 1e-5,
+            optimizer: Optimizer::Adam,
+            weight_decay: 0.0,
+            bias_correction: true,
+            max_grad_norm: None,
+            grad_accumulation_steps: 1,
+            grad_checkpoint: false,
+            mask_prompt: false,
+            max_seq_length: 2048,
+            steps_per_report: 10,
+            steps_per_eval: 50,
+            val_batches: -1,
+            seed: 0,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// # Errors
+    /// [`Error::Invalid`] naming the first setting that can't be used.
+    pub fn check(&self) -> Result<()> {
+        let positive = [
+            ("rank", self.rank),
+            ("batch-size", self.batch_size),
+            ("iters", self.iters),
+            ("grad-accumulation-steps", self.grad_accumulation_steps),
+            ("steps-per-report", self.steps_per_report),
+            ("steps-per-eval", self.steps_per_eval),
+        ];
+        if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(Error::invalid(format!("{name} is 0; it is at least 1")));
+        }
+        let finite = [
+            ("scale", self.scale),
+            ("learning-rate", self.learning_rate),
+            ("weight-decay", self.weight_decay),
+            ("max-grad-norm", self.max_grad_norm.unwrap_or(1.0)),
+        ];
+        if let Some((name, value)) = finite.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
+            return Err(Error::invalid(format!("{name} is {value}; it is a number from 0 up")));
+        }
+        if self.optimizer == Optimizer::Adam && self.weight_decay != 0.0 {
+            return Err(Error::invalid("adam has no weight decay; use --optimizer adamw"));
+        }
+        if self.num_layers < -1 || self.num_layers == 0 {
+            let n = self.num_layers;
+            return Err(Error::invalid(format!(
+                "num-layers is {n}; it is at least 1, or -1 for all"
+            )));
+        }
+        if self.val_batches < -1 {
+            return Err(Error::invalid("val-batches is at least 0, or -1 for all"));
+        }
+        self.targets().map(|_| ())
+    }
+
+    /// The adapted linear layers of a block.
+    pub fn targets(&self) -> Result<Vec<Target>> {
+        let target = |key: &String| {
+            Target::from_path(key).ok_or_else(|| {
+                let known = Target::ALL.map(Target::path).join(", ");
+                Error::invalid(format!("no linear layer `{key}` in a block; there are {known}"))
+            })
+        };
+        let mut targets = self.keys.iter().map(target).collect::<Result<Vec<_>>>()?;
+        targets.sort_unstable();
+        targets.dedup();
+        if targets.is_empty() {
+            return Err(Error::invalid("keys names no linear layer; there is nothing to train"));
+        }
+        Ok(targets)
+    }
+
+    /// The adapted blocks of a model.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the model has fewer.
+    pub fn layers(&self, model: &ModelConfig) -> Result<std::ops::Range<usize>> {
+        let blocks = model.num_hidden_layers;
+        let count = usize::try_from(self.num_layers).unwrap_or(blocks);
+        if count > blocks {
+            return Err(Error::invalid(format!("num-layers is {count}, the model has {blocks}")));
+        }
+        Ok(blocks - count..blocks)
+    }
+
+    /// How its batches are made.
+    pub fn batch_config(&self) -> BatchConfig {
+        BatchConfig {
+            semantics: self.semantics,
+            batch_size: self.batch_size,
+            max_seq_length: self.max_seq_length,
+            seed: self.seed,
+        }
+    }
+
+    /// Adam's constants, PyTorch's and MLX's defaults.
+    pub fn adam(&self) -> Adam {
+        Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: self.weight_decay }
+    }
+}
