@@ -5,6 +5,7 @@ mod config;
 mod gpu_load;
 mod llama;
 mod load;
+mod reference_load;
 mod rope;
 
 pub use adapter::{Adapter, Target};
@@ -12,4 +13,5 @@ pub use config::{ModelConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
 pub use gpu_load::{GpuLlama, GpuLoad, Quantize};
 pub use llama::{Block, Llama};
 pub use load::Load;
+pub use reference_load::ReferenceLlama;
 pub use rope::rope_table;
