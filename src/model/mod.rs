@@ -7,6 +7,7 @@ mod gpu_adapter;
 mod gpu_load;
 mod llama;
 mod load;
+mod reference_load;
 mod rope;
 
 pub use adapter::{Adapter, Target};
@@ -16,4 +17,5 @@ pub use gpu_adapter::GpuAdapter;
 pub use gpu_load::{GpuLlama, GpuLoad, Quantize};
 pub use llama::{Block, Llama};
 pub use load::Load;
+pub use reference_load::ReferenceLlama;
 pub use rope::rope_table;

@@ -1,0 +1,253 @@
+//! What the integration tests share: golden files, models, a device, and distances.
+#![allow(dead_code, reason = "every test file is a crate of its own and uses a part of this")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use engram::formats::{ByteSource, Checkpoint, SafetensorsFolder};
+use engram::generate::Engine;
+use engram::gpu::{Context, ContextOptions, Step};
+use engram::kernels::Token;
+use engram::model::{GpuLlama, Quantize, ReferenceLlama, rope_table};
+use engram::ops::{GpuOps, Reference};
+use pollster::block_on;
+
+/// A file below `data/goldens`.
+pub fn golden_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/goldens").join(name)
+}
+
+/// The model that the tests of a real model ask for.
+pub fn real_model_path() -> PathBuf {
+    let Some(path) = std::env::var_os("ENGRAM_MODEL") else {
+        panic!("set ENGRAM_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf; scripts/test does");
+    };
+    path.into()
+}
+
+/// The whole of a file.
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// A golden file of JSON.
+pub fn golden_json(name: &str) -> serde_json::Value {
+    let path = golden_path(name);
+    serde_json::from_slice(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// The numbers of a JSON list.
+pub fn ids(value: &serde_json::Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap_or_else(|e| panic!("not a list of ids: {e}"))
+}
+
+/// A golden file of tensors.
+pub struct Golden {
+    path: PathBuf,
+    tensors: HashMap<String, (safetensors::Dtype, Vec<u8>)>,
+    /// The strings of its header.
+    pub metadata: HashMap<String, String>,
+}
+
+impl Golden {
+    pub fn open(name: &str) -> Self {
+        let path = golden_path(name);
+        let bytes = read(&path);
+        let file = safetensors::SafeTensors::deserialize(&bytes);
+        let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let header = safetensors::SafeTensors::read_metadata(&bytes);
+        let (_, header) = header.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let tensors = file
+            .iter()
+            .map(|(name, view)| (name.to_owned(), (view.dtype(), view.data().to_vec())))
+            .collect();
+        Self { path, tensors, metadata }
+    }
+
+    /// The names of its tensors that start with `prefix`.
+    pub fn names(&self, prefix: &str) -> Vec<&str> {
+        let mut names: Vec<&str> = self.tensors.keys().map(String::as_str).collect();
+        names.retain(|name| name.starts_with(prefix));
+        names.sort_unstable();
+        names
+    }
+
+    fn bytes(&self, name: &str, dtype: safetensors::Dtype) -> &[u8] {
+        match self.tensors.get(name) {
+            Some((found, bytes)) if *found == dtype => bytes,
+            _ => panic!("{}: no tensor `{name}` of {dtype:?}", self.path.display()),
+        }
+    }
+
+    pub fn f32(&self, name: &str) -> Vec<f32> {
+        bytemuck::pod_collect_to_vec(self.bytes(name, safetensors::Dtype::F32))
+    }
+
+    pub fn f64(&self, name: &str) -> Vec<f64> {
+        bytemuck::pod_collect_to_vec(self.bytes(name, safetensors::Dtype::F64))
+    }
+
+    /// The ids and lengths, which are stored as I32.
+    pub fn u32(&self, name: &str) -> Vec<u32> {
+        bytemuck::pod_collect_to_vec(self.bytes(name, safetensors::Dtype::I32))
+    }
+
+    pub fn u8(&self, name: &str) -> Vec<u8> {
+        self.bytes(name, safetensors::Dtype::U8).to_vec()
+    }
+}
+
+/// A file that is read where it is asked for, as the native runner does.
+pub struct FileSource {
+    name: String,
+    bytes: u64,
+    file: RefCell<File>,
+}
+
+impl FileSource {
+    pub fn open(path: &Path) -> Self {
+        let name = path.display().to_string();
+        let file = File::open(path).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let bytes = file.metadata().unwrap_or_else(|e| panic!("{name}: {e}")).len();
+        Self { name, bytes, file: RefCell::new(file) }
+    }
+}
+
+impl ByteSource for FileSource {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> engram::Result<()> {
+        let mut file = self.file.borrow_mut();
+        file.seek(SeekFrom::Start(offset))?;
+        Ok(file.read_exact(buffer)?)
+    }
+}
+
+pub fn open_gguf(path: &Path) -> Checkpoint {
+    Checkpoint::from_gguf(Box::new(FileSource::open(path))).unwrap()
+}
+
+/// A Hugging Face folder among the goldens; one without a tokenizer gets that of `tiny`.
+pub fn open_folder(name: &str) -> Checkpoint {
+    let folder = golden_path(name);
+    let optional = |file: &str| std::fs::read(folder.join(file)).ok();
+    let weights: Box<dyn ByteSource> =
+        Box::new(FileSource::open(&folder.join("model.safetensors")));
+    Checkpoint::from_safetensors(SafetensorsFolder {
+        name: folder.display().to_string(),
+        weights: vec![("model.safetensors".to_owned(), weights)],
+        index_json: None,
+        config_json: read(&folder.join("config.json")),
+        generation_config_json: optional("generation_config.json"),
+        tokenizer_json: optional("tokenizer.json")
+            .unwrap_or_else(|| read(&golden_path("tiny/tokenizer.json"))),
+        tokenizer_config_json: optional("tokenizer_config.json"),
+        chat_template_jinja: None,
+    })
+    .unwrap()
+}
+
+/// The best adapter; a machine without one fails the test.
+pub fn context() -> Context {
+    block_on(Context::new(&ContextOptions::default())).unwrap()
+}
+
+/// A device with at most these limits.
+pub fn small_context(limits: wgpu::Limits) -> Context {
+    let options = ContextOptions { limits: Some(limits), ..Default::default() };
+    block_on(Context::new(&options)).unwrap()
+}
+
+/// The weights on the GPU.
+pub fn load(
+    context: &Context,
+    checkpoint: &Checkpoint,
+    quantize: Option<Quantize>,
+) -> Rc<GpuLlama> {
+    Rc::new(block_on(GpuLlama::to_gpu(context, checkpoint, quantize, &mut |_, _| Ok(()))).unwrap())
+}
+
+/// The weights, tokenizer and template.
+pub fn engine(context: &Context, checkpoint: &Checkpoint) -> Engine {
+    block_on(Engine::load(context, checkpoint, None, &mut |_, _| Ok(()))).unwrap()
+}
+
+/// The tokens of one sequence, packed without a cache.
+pub fn one_sequence(ids: &[u32]) -> Vec<Token> {
+    let token = |(&id, position)| Token { id, position, first_key: 0, last_key: position };
+    ids.iter().zip(0..).map(token).collect()
+}
+
+/// The logits (T, vocab) after every token, in one replay without a cache.
+pub fn gpu_logits(context: &Context, model: &GpuLlama, ids: &[u32]) -> Vec<f32> {
+    let step = context.uniform("step", size_of::<Step>() as u64).unwrap();
+    let count = Step { tokens: ids.len() as u32, ..Default::default() };
+    context.write(&step, 0, bytemuck::bytes_of(&count));
+    let tokens = context.storage_from("tokens", &one_sequence(ids)).unwrap();
+    let table = rope_table(&model.config, ids.len());
+    let table = context.storage_from("rope table", &table).unwrap();
+    let mut ops = GpuOps::new(context, &step, &tokens, &table, ids.len(), None);
+    let hidden = model.hidden(&mut ops, None).unwrap();
+    let logits = model.logits(&mut ops, &hidden).unwrap();
+    ops.finish().submit(count.tokens, 1);
+    let values = ids.len() * model.config.vocab_size;
+    block_on(context.read(logits.buffer(), 0, values)).unwrap()
+}
+
+/// The weights for the CPU reference.
+pub fn reference(checkpoint: &Checkpoint) -> ReferenceLlama {
+    block_on(ReferenceLlama::to_reference(checkpoint)).unwrap()
+}
+
+/// The logits (T, vocab) after every token, by the CPU reference.
+pub fn reference_logits(model: &ReferenceLlama, ids: &[u32]) -> Vec<f32> {
+    let table = rope_table(&model.config, ids.len());
+    let mut ops = Reference::new(&one_sequence(ids), &table);
+    let hidden = model.hidden(&mut ops, None).unwrap();
+    model.logits(&mut ops, &hidden).unwrap().values
+}
+
+/// The first of the largest values.
+pub fn argmax(logits: &[f32]) -> u32 {
+    let best = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|&l| l == best).unwrap() as u32
+}
+
+/// The normalised mean squared error: the squared distance over the squared length of `expected`.
+pub fn nmse(actual: &[f32], expected: &[f32]) -> f64 {
+    assert_eq!(actual.len(), expected.len());
+    let square = |x: f64| x * x;
+    let pairs = actual.iter().zip(expected);
+    let error: f64 = pairs.map(|(&a, &e)| square(f64::from(a) - f64::from(e))).sum();
+    error / expected.iter().map(|&e| square(f64::from(e))).sum::<f64>()
+}
+
+/// Fails unless the NMSE is at most `most`; NaN fails.
+#[track_caller]
+pub fn assert_nmse(what: &str, actual: &[f32], expected: &[f32], most: f64) {
+    let found = nmse(actual, expected);
+    assert!(found <= most, "{what}: NMSE {found:e}, at most {most:e} is right");
+}
+
+/// Fails unless every value is within `tolerance` of what is expected; NaN fails.
+#[track_caller]
+pub fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f32) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    // Counted from what is near, so that NaN is off.
+    let near = |i: &usize| (actual[*i] - expected[*i]).abs() <= tolerance;
+    let off: Vec<usize> = (0..actual.len()).filter(|i| !near(i)).collect();
+    let Some(&first) = off.first() else { return };
+    let (count, all, got, want) = (off.len(), actual.len(), actual[first], expected[first]);
+    panic!("{what}: {count} of {all} are off, the first at {first}: {got} instead of {want}");
+}
