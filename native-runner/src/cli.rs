@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{chat, devices, fetch, generate};
+use crate::commands::{chat, devices, doctor, fetch, generate};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -72,6 +72,9 @@ impl From<Quantize> for engram::model::Quantize {
 pub enum Command {
     /// List the GPU adapters, the one that is taken first
     Devices(devices::Options),
+    /// Test whether the adapter computes what it should
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Options),
     /// Continue a prompt, or answer it
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::Options),

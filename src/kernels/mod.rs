@@ -18,6 +18,7 @@ pub mod matmul_transposed;
 pub mod optimizer;
 pub mod rms_norm;
 pub mod rope;
+pub mod self_test;
 pub mod silu_mul;
 mod tensor;
 pub mod weight;

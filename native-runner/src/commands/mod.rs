@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod devices;
+pub mod doctor;
 pub mod fetch;
 pub mod generate;
 
@@ -13,6 +14,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match command {
         Command::Devices(options) => devices::run(&options),
         Command::Chat(options) => chat::run(&global, &options),
+        Command::Doctor(options) => doctor::run(&global, &options),
         Command::Generate(options) => generate::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
