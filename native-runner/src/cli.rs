@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{devices, fetch, generate};
+use crate::commands::{chat, devices, doctor, fetch, generate};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -72,9 +72,15 @@ impl From<Quantize> for engram::model::Quantize {
 pub enum Command {
     /// List the GPU adapters, the one that is taken first
     Devices(devices::Options),
+    /// Test whether the adapter computes what it should
+    #[command(after_help = doctor::EXAMPLES)]
+    Doctor(doctor::Options),
     /// Continue a prompt, or answer it
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::Options),
+    /// Talk with the model
+    #[command(after_help = chat::EXAMPLES)]
+    Chat(chat::Options),
     /// Download the model and print each file's sha256 and path
     #[command(after_help = fetch::EXAMPLES)]
     Fetch(fetch::Options),
@@ -83,7 +89,8 @@ pub enum Command {
 const EXAMPLES: &str = "\
 Examples:
   engram fetch                       download the built-in model (98 MB) once
-  engram fetch --model hf:HuggingFaceTB/SmolLM2-360M-Instruct
+  engram chat                        talk with it
+  engram chat --model hf:HuggingFaceTB/SmolLM2-360M-Instruct
 
 Exit codes: 0 done, 2 an error (one line on stderr says which), 130 interrupted by Ctrl-C.
 Environment: ENGRAM_CACHE is where the built-in model is kept; HF_HOME, HF_TOKEN and HF_ENDPOINT

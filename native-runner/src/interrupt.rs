@@ -48,6 +48,11 @@ impl Drop for Deferred {
     }
 }
 
+/// Whether Ctrl-C was pressed, which is then forgotten: the work that it ended was all it meant.
+pub fn take() -> bool {
+    REQUESTED.swap(false, Ordering::SeqCst)
+}
+
 /// Whether Ctrl-C was pressed.
 pub fn requested() -> bool {
     REQUESTED.load(Ordering::SeqCst)

@@ -5,6 +5,7 @@ mod adapter;
 mod cli;
 mod commands;
 mod interrupt;
+mod self_test;
 mod session;
 mod source;
 mod terminal;

@@ -11,6 +11,7 @@ use engram::text::LocalTime;
 
 use crate::cli::Global;
 use crate::interrupt;
+use crate::self_test;
 use crate::source::{self, FileSource, ModelFiles};
 use crate::terminal::Terminal;
 
@@ -26,6 +27,7 @@ pub fn load_engine(global: &Global) -> Result<Engine> {
     let checkpoint = open_checkpoint(&source::resolve(&global.model, terminal)?)?;
     let context = open_device(global)?;
     terminal.note(format_args!("{} ({})", context.adapter().name, context.adapter().backend));
+    self_test::on_new_adapter(&context)?;
     let mut meter = None;
     let mut on_progress = |done, total| {
         if interrupt::requested() {

@@ -22,6 +22,7 @@ pub mod optimizer;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
+pub mod self_test;
 pub mod silu_mul;
 mod tensor;
 pub mod weight;

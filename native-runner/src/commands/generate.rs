@@ -42,7 +42,7 @@ pub struct DecodingOptions {
     /// Most new tokens
     #[arg(long, default_value_t = 256)]
     pub max_new_tokens: usize,
-    /// 0 takes the most likely token; higher is more varied
+    /// 0 takes the most likely token, higher is more varied [default: 0; chat: 0.7]
     #[arg(long)]
     pub temperature: Option<f32>,
     /// Keep this many of the most likely tokens; 0 keeps all
@@ -129,6 +129,9 @@ pub fn print_statistics(terminal: Terminal, engine: &Engine, answer: &Generated)
         Some(rate) => format!("decode {} tokens, {rate:.1} tokens/s", timing.decoded_tokens),
         None => "nothing decoded after the first token".to_owned(),
     };
+    if answer.tokens.is_empty() && timing.first_token_seconds == 0.0 {
+        return terminal.note(format_args!("prompt {} tokens, no new ones", timing.prompt_tokens));
+    }
     terminal.note(format_args!(
         "prompt {} tokens, {:.1} tokens/s · first token after {:.2} s · {decode} · peak GPU memory {:.1} MB",
         timing.prompt_tokens,

@@ -1,6 +1,8 @@
 //! One file per command: its options and what it does with them.
 
+pub mod chat;
 pub mod devices;
+pub mod doctor;
 pub mod fetch;
 pub mod generate;
 
@@ -11,6 +13,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
         Command::Devices(options) => devices::run(&options),
+        Command::Chat(options) => chat::run(&global, &options),
+        Command::Doctor(options) => doctor::run(&global, &options),
         Command::Generate(options) => generate::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }

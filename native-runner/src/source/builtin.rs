@@ -72,7 +72,7 @@ fn hub_spec() -> HubSpec {
 }
 
 /// `ENGRAM_CACHE`, or `engram` in the system's folder for caches.
-fn cache_folder() -> Result<PathBuf> {
+pub fn cache_folder() -> Result<PathBuf> {
     match std::env::var_os("ENGRAM_CACHE") {
         Some(folder) if !folder.is_empty() => Ok(folder.into()),
         _ => dirs::cache_dir().map(|folder| folder.join("engram")).ok_or_else(|| {

@@ -1,0 +1,263 @@
+//! A self-test of the device: every kernel on small made-up inputs against its CPU reference, so
+//! that a driver that computes wrongly is reported instead of producing nonsense.
+//!
+//! [`quick`] takes the kernels of generation, one shape each; [`thorough`] takes all kernels, in
+//! shapes that leave workgroups, tiles and blocks partly filled.
+
+use std::pin::Pin;
+
+use super::attention::AttentionShape;
+use super::weight::Format;
+use super::{
+    add, append, argmax, attention, check, embedding, last_row, lora, matmul, matmul_transposed,
+    optimizer, rms_norm, rope, silu_mul,
+};
+use crate::gpu::Context;
+use crate::{Error, Result};
+
+/// One comparison of a kernel with its reference.
+pub struct Check {
+    /// The kernel, and the weight format where it has one.
+    pub name: String,
+    compare: Box<dyn Compare>,
+}
+
+impl Check {
+    /// A check of the caller's.
+    pub fn new(
+        name: impl Into<String>,
+        compare: impl AsyncFn(&Context) -> Result<()> + 'static,
+    ) -> Self {
+        Self { name: name.into(), compare: Box::new(compare) }
+    }
+}
+
+impl std::fmt::Debug for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Check").field(&self.name).finish()
+    }
+}
+
+/// What came of a [`Check`].
+#[derive(Debug)]
+pub struct Outcome {
+    /// [`Check::name`].
+    pub name: String,
+    /// What is wrong, if anything.
+    pub result: Result<()>,
+    /// How long it took by the caller's clock, compiling the kernel included.
+    pub seconds: f64,
+}
+
+/// Runs `checks` one after another; `clock` gives seconds from any fixed start, `on_outcome` gets
+/// each outcome as it comes.
+///
+/// # Errors
+/// [`Error::DeviceLost`], after which no check could tell anything. A failed check is an
+/// [`Outcome`], not an error.
+pub async fn run(
+    context: &Context,
+    checks: &[Check],
+    clock: &dyn Fn() -> f64,
+    on_outcome: &mut dyn FnMut(&Outcome),
+) -> Result<Vec<Outcome>> {
+    let mut outcomes = Vec::with_capacity(checks.len());
+    for check in checks {
+        let start = clock();
+        let result = check.compare.compare(context).await;
+        if let Err(lost @ Error::DeviceLost(_)) = result {
+            return Err(lost);
+        }
+        let outcome = Outcome { name: check.name.clone(), result, seconds: clock() - start };
+        on_outcome(&outcome);
+        outcomes.push(outcome);
+    }
+    Ok(outcomes)
+}
+
+/// The kernels of generation in all weight formats, small enough for the first load on a device.
+pub fn quick() -> Vec<Check> {
+    let mut checks = vec![
+        Check::new("rms_norm", async |c| rms_norm::parity(c, 2, 65).await),
+        Check::new("rope", async |c| rope::parity(c, 3, 3, 16).await),
+        Check::new("append", async |c| append::parity(c, 2, 65).await),
+        Check::new("attention", async |c| attention::parity(c, &[3, 7], HEADS).await),
+        Check::new("silu_mul", async |c| silu_mul::parity(c, 2, 65).await),
+        Check::new("add", async |c| add::parity(c, 2, 65).await),
+        Check::new("last_row", async |c| last_row::parity(c, 2, 65).await),
+        Check::new("argmax", async |c| argmax::parity(c, &check::noise(1, 1000)).await),
+        Check::new("lora", async |c| lora::parity(c, 2, (33, 65), 3).await),
+    ];
+    for format in Format::ALL {
+        checks.extend([
+            named("embedding", format, async move |c| embedding::parity(c, format, 5, 45).await),
+            named("matvec", format, async move |c| matmul::parity(c, format, 1, (9, 45)).await),
+            named("matmul", format, async move |c| matmul::parity(c, format, 3, (9, 45)).await),
+        ]);
+    }
+    checks
+}
+
+/// Every kernel, in every weight format, in several shapes.
+pub fn thorough() -> Vec<Check> {
+    let rows = [(1, 1), (3, 63), (5, 64), (2, 577)];
+    let mut checks = vec![
+        Check::new("rms_norm", async move |c| {
+            each(rows, async |(tokens, cols)| rms_norm::parity(c, tokens, cols).await).await
+        }),
+        Check::new("rope", async |c| {
+            let shapes = [(1, 1, 2), (5, 3, 64), (13, 2, 80), (3, 5, 6)];
+            each(shapes, async |(tokens, heads, dim)| rope::parity(c, tokens, heads, dim).await)
+                .await
+        }),
+        Check::new("append", async move |c| {
+            each(rows, async |(tokens, cols)| append::parity(c, tokens, cols).await).await
+        }),
+        Check::new("attention", async |c| {
+            let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
+            attention::parity(c, &[1], shape(1, 1, 8)).await?;
+            attention::parity(c, &[3, 1, 7], shape(9, 3, 64)).await?;
+            attention::parity(c, &[65, 2], shape(2, 1, 24)).await?;
+            attention::parity(c, &[66], shape(2, 2, 256)).await
+        }),
+        Check::new("silu_mul", async move |c| {
+            each(rows, async |(tokens, cols)| silu_mul::parity(c, tokens, cols).await).await
+        }),
+        Check::new("add", async move |c| {
+            each(rows, async |(tokens, cols)| add::parity(c, tokens, cols).await).await
+        }),
+        Check::new("last_row", async move |c| {
+            each(rows, async |(tokens, cols)| last_row::parity(c, tokens, cols).await).await
+        }),
+        Check::new("argmax", async |c| {
+            each([1, 255, 257, 49152], async |n| argmax::parity(c, &check::noise(1, n)).await).await
+        }),
+        Check::new("lora", async |c| {
+            let shapes = [(1, (1, 1), 1), (3, (65, 33), 5), (33, (100, 70), 19)];
+            each(shapes, async |(tokens, shape, rank)| lora::parity(c, tokens, shape, rank).await)
+                .await
+        }),
+        Check::new("adam, gradient_norm", async |c| {
+            let cases = [(1, None), (257, Some(0.5)), (70_001, Some(1e9))];
+            each(cases, async |(count, most)| optimizer::parity(c, count, most).await).await
+        }),
+    ];
+    let matrices = [(1, 32), (9, 45), (65, 100), (40, 576)];
+    for format in Format::ALL {
+        checks.extend([
+            named("embedding", format, async move |c| {
+                each([(3, 32), (5, 45), (64, 576)], async |(vocab, cols)| {
+                    embedding::parity(c, format, vocab, cols).await
+                })
+                .await
+            }),
+            named("matvec", format, async move |c| {
+                each(matrices, async |shape| matmul::parity(c, format, 1, shape).await).await
+            }),
+            named("matmul", format, async move |c| {
+                each(matrices, async |shape| matmul::parity(c, format, 33, shape).await).await
+            }),
+            named("matmul_transposed", format, async move |c| {
+                each(matrices, async |shape| matmul_transposed::parity(c, format, 33, shape).await)
+                    .await
+            }),
+        ]);
+    }
+    checks
+}
+
+const HEADS: AttentionShape = AttentionShape { heads: 6, kv_heads: 2, head_dim: 64 };
+
+fn named(
+    kernel: &str,
+    format: Format,
+    compare: impl AsyncFn(&Context) -> Result<()> + 'static,
+) -> Check {
+    Check::new(format!("{kernel} {format:?}").to_lowercase(), compare)
+}
+
+/// Runs `parity` on each shape; an error names the shape.
+async fn each<S: std::fmt::Debug + Copy>(
+    shapes: impl IntoIterator<Item = S>,
+    parity: impl AsyncFn(S) -> Result<()>,
+) -> Result<()> {
+    for shape in shapes {
+        match parity(shape).await {
+            Err(Error::Gpu(problem)) => {
+                return Err(Error::Gpu(format!("{problem}, in the shape {shape:?}")));
+            }
+            outcome => outcome?,
+        }
+    }
+    Ok(())
+}
+
+/// An async function of unknown type, to be called through a pointer.
+trait Compare {
+    fn compare<'a>(
+        &'a self,
+        context: &'a Context,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>>;
+}
+
+impl<F: AsyncFn(&Context) -> Result<()>> Compare for F {
+    fn compare<'a>(
+        &'a self,
+        context: &'a Context,
+    ) -> Pin<Box<dyn Future<Output = Result<()>> + 'a>> {
+        Box::pin(self(context))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    fn outcomes(checks: &[Check]) -> Vec<Outcome> {
+        let context = check::test_context();
+        let ticks = std::cell::Cell::new(0.0);
+        let clock = || ticks.replace(ticks.get() + 0.5);
+        pollster::block_on(run(&context, checks, &clock, &mut |_| ())).unwrap()
+    }
+
+    #[test]
+    fn every_kernel_passes_here() {
+        for checks in [quick(), thorough()] {
+            let outcomes = outcomes(&checks);
+            let names: HashSet<&str> = outcomes.iter().map(|o| o.name.as_str()).collect();
+            assert_eq!(names.len(), checks.len(), "two checks of one name");
+            for Outcome { name, result, seconds } in &outcomes {
+                assert!(result.is_ok(), "{name}: {result:?}");
+                assert_eq!(*seconds, 0.5);
+            }
+        }
+    }
+
+    #[test]
+    fn a_kernel_that_computes_wrongly_is_noticed_and_the_others_still_run() {
+        // The kernel normalises with another epsilon than the reference it is compared with.
+        let wrong = Check::new("wrong", async |context| {
+            let x = check::noise(1, 9);
+            let x_gpu = super::super::Tensor::from(context, 9, &x)?;
+            let y = super::super::Tensor::new(context, 1, 9)?;
+            let weight = context.storage_from("weight", &[1f32; 9])?;
+            check::run(context, 1, |r| rms_norm::rms_norm(r, &x_gpu, &weight, 0.5, &y))?;
+            let actual = context.read(y.buffer(), 0, 9).await?;
+            check::close("y", &actual, &rms_norm::reference(&x, &[1.0; 9], 1e-5), 1e-6, 1e-5)
+        });
+        let right = Check::new("right", async |c| add::parity(c, 1, 1).await);
+        let outcomes = outcomes(&[wrong, right]);
+        assert_eq!(outcomes[0].name, "wrong");
+        let error = outcomes[0].result.as_ref().unwrap_err().to_string();
+        assert!(error.contains("9 of 9 values are wrong"), "{error}");
+        assert!(outcomes[1].result.is_ok());
+    }
+
+    #[test]
+    fn a_failing_shape_is_named() {
+        let one = async |n| if n == 2 { Err(Error::Gpu("bad".into())) } else { Ok(()) };
+        let error = pollster::block_on(each([1, 2, 3], one)).unwrap_err();
+        assert_eq!(error.to_string(), "GPU: bad, in the shape 2");
+    }
+}
