@@ -7,6 +7,8 @@ mod commands;
 mod interrupt;
 mod session;
 mod source;
+mod staged;
+mod table;
 mod terminal;
 
 use std::process::ExitCode;

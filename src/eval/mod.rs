@@ -25,7 +25,7 @@ pub use candidate::EngineCandidate;
 pub use examples::Example;
 pub use harness::{
     Candidate, Completion, EvalConfig, EvalPrompt, LossSum, LossText, Phase, Progress, PromptForm,
-    Subject, evaluate, evaluate_candidate, loss_over,
+    Subject, check_names, evaluate, evaluate_candidate, loss_over,
 };
 pub use metrics::Protocol;
 pub use report::Report;

@@ -1,6 +1,7 @@
 //! One file per command: its options and what it does with them.
 
 pub mod devices;
+pub mod eval;
 pub mod fetch;
 pub mod generate;
 
@@ -12,6 +13,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match command {
         Command::Devices(options) => devices::run(&options),
         Command::Generate(options) => generate::run(&global, &options),
+        Command::Eval(options) => eval::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }
