@@ -8,6 +8,8 @@ mod interrupt;
 mod self_test;
 mod session;
 mod source;
+mod staged;
+mod table;
 mod terminal;
 
 use std::process::ExitCode;

@@ -1,5 +1,7 @@
 //! What the program says on stderr: notes, progress, the log.
 
+mod steps;
+
 use std::fmt::Display;
 use std::io::IsTerminal as _;
 

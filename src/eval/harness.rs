@@ -356,8 +356,11 @@ fn check(examples: &[Example], config: &EvalConfig) -> Result<()> {
     }
 }
 
-/// Names tell the candidates of a report apart.
-pub(super) fn check_names(names: &[&str]) -> Result<()> {
+/// Names tell the candidates of a report apart: refuses no name, and one twice.
+///
+/// # Errors
+/// [`Error::Invalid`].
+pub fn check_names(names: &[&str]) -> Result<()> {
     if names.is_empty() {
         return Err(Error::invalid("there is no candidate to evaluate"));
     }

@@ -6,10 +6,11 @@
 //! 3. the [`Report`] holds all of it, as JSON ([`Report::to_json`], described in
 //!    `docs/report.md`), as Markdown ([`markdown::markdown`]) and as [`plots`].
 //!
-//! Nothing here knows a GPU, a file or a clock: candidates bring their own seconds, and every
-//! figure is computed with the basic operations of IEEE 754 (rounded where it isn't), so that
+//! Nothing here but [`EngineCandidate`] knows a GPU, and nothing a file or a clock: candidates bring
+//! their own seconds, and every figure is computed with the basic operations of IEEE 754 (rounded where it isn't), so that
 //! equal outputs give an equal report on every target.
 
+pub mod candidate;
 pub mod examples;
 #[cfg(test)]
 mod fixtures;
@@ -20,10 +21,11 @@ pub mod plots;
 pub mod report;
 pub mod stats;
 
+pub use candidate::EngineCandidate;
 pub use examples::Example;
 pub use harness::{
     Candidate, Completion, EvalConfig, EvalPrompt, LossSum, LossText, Phase, Progress, PromptForm,
-    Subject, evaluate, evaluate_candidate, loss_over,
+    Subject, check_names, evaluate, evaluate_candidate, loss_over,
 };
 pub use metrics::Protocol;
 pub use report::Report;

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod devices;
 pub mod doctor;
+pub mod eval;
 pub mod fetch;
 pub mod generate;
 
@@ -16,6 +17,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Chat(options) => chat::run(&global, &options),
         Command::Doctor(options) => doctor::run(&global, &options),
         Command::Generate(options) => generate::run(&global, &options),
+        Command::Eval(options) => eval::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }

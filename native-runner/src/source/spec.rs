@@ -16,6 +16,21 @@ pub enum ModelSpec {
     Hub(HubSpec),
 }
 
+impl ModelSpec {
+    /// What a report calls it: a name without the path.
+    pub fn name(&self) -> String {
+        match self {
+            ModelSpec::Builtin => builtin::NAME.to_owned(),
+            ModelSpec::Path(path) => path
+                .canonicalize()
+                .unwrap_or_else(|_| path.clone())
+                .file_name()
+                .map_or_else(|| path.display().to_string(), |n| n.to_string_lossy().into_owned()),
+            ModelSpec::Hub(hub) => hub.to_string(),
+        }
+    }
+}
+
 /// `hf:ORG/NAME[@REVISION][:FILE]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubSpec {

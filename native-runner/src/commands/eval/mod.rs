@@ -1,0 +1,237 @@
+//! `engram eval`: candidates, compared on one test set.
+
+mod folder;
+mod perplexity;
+mod questions;
+mod summary;
+
+use std::io::Write as _;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, ValueEnum, value_parser};
+use engram::eval::report::{Environment, Training};
+use engram::eval::{EngineCandidate, EvalConfig, Progress, Report, Subject, check_names, evaluate};
+use engram::generate::Engine;
+
+pub use summary::summary;
+
+use crate::cli::Global;
+use crate::staged::Staged;
+use crate::terminal::Terminal;
+use crate::{adapter, interrupt, session};
+use perplexity::Texts;
+
+/// Options of `engram eval`.
+#[derive(Debug, Args)]
+pub struct Options {
+    /// Test set: a .jsonl file, or a folder with test.jsonl (chat or completions)
+    #[arg(long, value_name = "FOLDER|FILE", required_unless_present = "perplexity")]
+    data: Option<PathBuf>,
+
+    /// How to ask, and what counts as right
+    #[arg(long, value_enum, default_value_t = Protocol::Honest)]
+    protocol: Protocol,
+
+    /// Folder with a trained adapter, compared with the model alone; may be given several times
+    #[arg(long, value_name = "FOLDER")]
+    adapter_path: Vec<PathBuf>,
+
+    /// Name of an adapter in the report, in their order; else that of its folder
+    #[arg(long, value_name = "NAME")]
+    name: Vec<String>,
+
+    /// Longest answer, tokens
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = value_parser!(u32).range(1..))]
+    max_new_tokens: u32,
+
+    /// Ask every prompt this often; the report says whether the answers were the same
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..))]
+    runs: u32,
+
+    /// Take only the first examples of the test set
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    limit: Option<u32>,
+
+    /// Leave out the loss of the expected answers
+    #[arg(long)]
+    no_loss: bool,
+
+    /// Loss and perplexity over a file: plain text, or the texts or answers of a .jsonl file
+    #[arg(long, value_name = "FILE")]
+    perplexity: Option<PathBuf>,
+
+    /// Folder for the report: report.md, report.json, plots
+    #[arg(long, value_name = "FOLDER", requires = "data")]
+    out: Option<PathBuf>,
+}
+
+/// `--protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Protocol {
+    /// The chat template; right is what equals the expected answer
+    Honest,
+    /// The bare prompt; right is what starts with the expected answer
+    Original,
+}
+
+impl From<Protocol> for engram::eval::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Honest => Self::Honest,
+            Protocol::Original => Self::Original,
+        }
+    }
+}
+
+pub const EXAMPLES: &str = "\
+Examples:
+  engram eval --data data/held-out --adapter-path adapter --out report
+  engram eval --data test.jsonl --adapter-path a --adapter-path b --name short --name long
+  engram eval --protocol original --data data/original --adapter-path adapter --limit 20
+  engram eval --perplexity book.txt";
+
+pub fn run(global: &Global, options: &Options) -> Result<()> {
+    // Whatever is wrong with the arguments shows before the model is loaded.
+    let named = names(&options.adapter_path, &options.name)?;
+    let evaluation = options.data.as_deref().map(|data| Evaluation {
+        data,
+        trained_on: None,
+        out: options.out.as_deref(),
+        limit: options.limit.map(|limit| limit as usize),
+        training: None,
+        config: EvalConfig {
+            protocol: options.protocol.into(),
+            max_new_tokens: options.max_new_tokens as usize,
+            runs: options.runs as usize,
+            loss: !options.no_loss,
+        },
+    });
+    let prepared = evaluation.map(Evaluation::prepare).transpose()?;
+    let texts = options.perplexity.as_deref().map(Texts::read).transpose()?;
+    let terminal = Terminal::new(global);
+    let engine = session::load_engine(global)?;
+    let mut candidates = candidates(&engine, &named)?;
+    let _deferred = interrupt::defer();
+    let mut out = std::io::stdout().lock();
+    if let Some(prepared) = prepared {
+        let folder = prepared.evaluation.out;
+        let report = prepared.run(terminal, &engine, &global.model.name(), &mut candidates)?;
+        write!(out, "{}", summary(&report))?;
+        if let Some(folder) = folder {
+            writeln!(out, "report: {}", folder.join("report.md").display())?;
+        }
+    }
+    if let Some(texts) = texts {
+        let form = engram::eval::Protocol::from(options.protocol).form();
+        let mut losses = Vec::new();
+        for (candidate, (name, _)) in candidates.iter_mut().zip(named) {
+            let loss = pollster::block_on(texts.loss(candidate, form, terminal))?;
+            losses.push((name, loss));
+        }
+        write!(out, "{}", summary::losses(&losses))?;
+    }
+    Ok(())
+}
+
+/// What to evaluate on, and where the report goes.
+pub struct Evaluation<'a> {
+    /// A file, or a folder with `test.jsonl`.
+    pub data: &'a Path,
+    /// The adapters' training set, if it is not the one beside the test set.
+    pub trained_on: Option<&'a Path>,
+    /// The report's folder.
+    pub out: Option<&'a Path>,
+    /// Most examples.
+    pub limit: Option<usize>,
+    /// How the adapter was trained, for the report.
+    pub training: Option<Training>,
+    /// How to ask.
+    pub config: EvalConfig,
+}
+
+/// An evaluation whose data is read and whose folder can be written.
+pub struct Prepared<'a> {
+    evaluation: Evaluation<'a>,
+    questions: questions::Questions,
+    staged: Option<Staged>,
+}
+
+impl<'a> Evaluation<'a> {
+    /// Reads the data and begins the report's folder.
+    pub fn prepare(self) -> Result<Prepared<'a>> {
+        let questions = questions::read(self.data, self.limit, self.trained_on)?;
+        let staged = self.out.map(Staged::new).transpose()?;
+        Ok(Prepared { evaluation: self, questions, staged })
+    }
+}
+
+impl Prepared<'_> {
+    /// Asks the candidates and writes the report. Ctrl-C leaves nothing, if it is deferred.
+    pub fn run(
+        self,
+        terminal: Terminal,
+        engine: &Engine,
+        model: &str,
+        candidates: &mut [EngineCandidate<'_>],
+    ) -> Result<Report> {
+        let Prepared { evaluation: Evaluation { config, training, .. }, questions, staged } = self;
+        let adapter = engine.context().adapter();
+        let environment = Environment::on(format!("{} ({})", adapter.name, adapter.backend));
+        let subject = Subject { model: model.to_owned(), dataset: questions.dataset, environment };
+        let phases = if config.loss { 2 } else { 1 };
+        let answers = questions.examples.len() * config.runs;
+        let of_one = answers + (phases - 1) * questions.examples.len();
+        let mut meter = terminal.steps(of_one * candidates.len());
+        let mut steps = 0;
+        let mut on_progress = |progress: &Progress<'_>| {
+            // Each phase reports every step once; the first also its beginning.
+            steps += usize::from(progress.done > 0);
+            meter.set(steps, format_args!("evaluating {}", progress.candidate));
+            if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let report = evaluate(candidates, &questions.examples, &config, subject, &mut on_progress);
+        let mut report = pollster::block_on(report)?;
+        drop(meter);
+        report.training = training;
+        if let Some(staged) = staged {
+            folder::write(&report, staged)?;
+        }
+        Ok(report)
+    }
+}
+
+/// The model alone, then every adapter, each with its name.
+pub fn names(folders: &[PathBuf], names: &[String]) -> Result<Vec<(String, Option<PathBuf>)>> {
+    ensure!(
+        names.len() <= folders.len(),
+        "{} names for {} adapters: give each --name its --adapter-path",
+        names.len(),
+        folders.len()
+    );
+    let mut named = vec![("base".to_owned(), None)];
+    for (i, folder) in folders.iter().enumerate() {
+        let own = || folder.file_name().map(|name| name.to_string_lossy().into_owned());
+        let name = names.get(i).cloned().or_else(own);
+        let name = name.with_context(|| {
+            format!("{}: a folder without a name of its own; add --name", folder.display())
+        })?;
+        named.push((name, Some(folder.clone())));
+    }
+    check_names(&named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
+        .context("--name")?;
+    Ok(named)
+}
+
+/// Loads the adapters.
+pub fn candidates<'a>(
+    engine: &'a Engine,
+    named: &[(String, Option<PathBuf>)],
+) -> Result<Vec<EngineCandidate<'a>>> {
+    let candidate = |(name, folder): &(String, Option<PathBuf>)| {
+        let adapter = adapter::load(engine, folder.as_deref())?;
+        Ok(EngineCandidate::new(name, engine, adapter, &session::clock))
+    };
+    named.iter().map(candidate).collect()
+}
