@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{devices, fetch, generate};
+use crate::commands::{devices, fetch, generate, logits};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -75,6 +75,9 @@ pub enum Command {
     /// Continue a prompt, or answer it
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::Options),
+    /// Print what the model makes of each position of a text, for comparisons
+    #[command(after_help = logits::EXAMPLES)]
+    Logits(logits::Options),
     /// Download the model and print each file's sha256 and path
     #[command(after_help = fetch::EXAMPLES)]
     Fetch(fetch::Options),

@@ -5,6 +5,7 @@
 
 mod decoder;
 mod engine;
+mod logits;
 mod sampler;
 mod text;
 

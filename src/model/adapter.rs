@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::ModelConfig;
 use crate::ops::Lora;
 
 /// A linear layer of a block.
@@ -41,6 +42,20 @@ impl Target {
         }
     }
 
+    /// Features that go in and come out of it.
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let hidden = config.hidden_size;
+        let query = config.num_attention_heads * config.head_dim;
+        let key = config.num_key_value_heads * config.head_dim;
+        match self {
+            Target::Q => (hidden, query),
+            Target::K | Target::V => (hidden, key),
+            Target::O => (query, hidden),
+            Target::Gate | Target::Up => (hidden, config.intermediate_size),
+            Target::Down => (config.intermediate_size, hidden),
+        }
+    }
+
     /// The target of that path, or of its last part (`q_proj`).
     pub fn from_path(path: &str) -> Option<Self> {
         Self::ALL
@@ -50,7 +65,7 @@ impl Target {
 }
 
 /// The updates of an adapter by block and layer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Adapter<P> {
     updates: BTreeMap<(usize, Target), Lora<P>>,
 }
@@ -64,6 +79,11 @@ impl<P> Adapter<P> {
     /// The update of one layer, if it has one.
     pub fn get(&self, layer: usize, target: Target) -> Option<&Lora<P>> {
         self.updates.get(&(layer, target))
+    }
+
+    /// Whether it updates nothing.
+    pub fn is_empty(&self) -> bool {
+        self.updates.is_empty()
     }
 
     /// Every update, block by block.

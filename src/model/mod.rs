@@ -1,15 +1,21 @@
 //! The decoder, one definition per architecture.
 
 mod adapter;
+mod adapter_tensors;
 mod config;
+mod gpu_adapter;
 mod gpu_load;
 mod llama;
 mod load;
 mod rope;
 
 pub use adapter::{Adapter, Target};
+pub use adapter_tensors::AdapterTensors;
 pub use config::{ModelConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
+pub use gpu_adapter::GpuAdapter;
 pub use gpu_load::{GpuLlama, GpuLoad, Quantize};
 pub use llama::{Block, Llama};
 pub use load::Load;
 pub use rope::rope_table;
+
+pub use crate::ops::Lora;

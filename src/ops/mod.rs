@@ -24,7 +24,7 @@ pub struct Linear<M, V> {
 
 /// A low-rank update of a linear layer (Hu et al., 2021) in MLX's layout:
 /// `y += scale · (x A) B`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Lora<P> {
     /// (in, rank), row-major.
     pub a: P,

@@ -3,6 +3,7 @@
 pub mod devices;
 pub mod fetch;
 pub mod generate;
+pub mod logits;
 
 use crate::cli::{Cli, Command};
 
@@ -12,6 +13,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
     match command {
         Command::Devices(options) => devices::run(&options),
         Command::Generate(options) => generate::run(&global, &options),
+        Command::Logits(options) => logits::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }

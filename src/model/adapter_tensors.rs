@@ -1,0 +1,197 @@
+//! An adapter in plain memory: as files hold it, before and after the GPU.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use super::{Adapter, ModelConfig, Target};
+use crate::data::random::SplitMix64;
+use crate::ops::Lora;
+use crate::{Error, Result};
+
+/// An adapter whose parameters are f32 values, row-major.
+pub type AdapterTensors = Adapter<Vec<f32>>;
+
+impl AdapterTensors {
+    /// An adapter that changes nothing yet: `a` uniform in ±1/√in, `b` zero, as in MLX-LM
+    /// (`LoRALinear`). The same `seed` gives the same values.
+    ///
+    /// # Errors
+    /// No layers, no targets, a layer that the model does not have, a `scale` that is not finite,
+    /// and a `rank` of 0 or above the model's hidden size.
+    pub fn init(
+        config: &ModelConfig,
+        layers: Range<usize>,
+        targets: &[Target],
+        rank: usize,
+        scale: f32,
+        seed: u64,
+    ) -> Result<Self> {
+        let (blocks, hidden) = (config.num_hidden_layers, config.hidden_size);
+        if layers.is_empty() || layers.end > blocks {
+            return Err(Error::invalid(format!(
+                "there are no layers {layers:?} to train in a model of {blocks}"
+            )));
+        }
+        if targets.is_empty() {
+            return Err(Error::invalid("no linear layers to train; name at least one"));
+        }
+        if rank == 0 || rank > hidden {
+            return Err(Error::invalid(format!(
+                "the rank is {rank}; it must be between 1 and the model's hidden size, {hidden}"
+            )));
+        }
+        if !scale.is_finite() {
+            return Err(Error::invalid(format!("the scale is {scale}; it must be finite")));
+        }
+        let mut random = SplitMix64::new(seed);
+        // In the adapter's own order, whatever the caller's.
+        let targets: BTreeSet<Target> = targets.iter().copied().collect();
+        let mut updates = Vec::new();
+        for layer in layers {
+            for &target in &targets {
+                let (ins, outs) = target.shape(config);
+                let bound = 1.0 / (ins as f64).sqrt();
+                let mut value = || ((2.0 * random.next_f64() - 1.0) * bound) as f32;
+                let a = (0..ins * rank).map(|_| value()).collect();
+                let lora = Lora { a, b: vec![0.0; rank * outs], rank, scale };
+                updates.push(((layer, target), lora));
+            }
+        }
+        Ok(Self::new(updates))
+    }
+
+    /// Whether it is an adapter of a model of `config`; `name` is the adapter in errors.
+    ///
+    /// # Errors
+    /// The first update that is of a block the model does not have, has another shape than the
+    /// model's layer, or a number that is not finite.
+    pub fn check(&self, name: &str, config: &ModelConfig) -> Result<()> {
+        for (layer, target, lora) in self.iter() {
+            let problem = |problem: String| {
+                let path = target.path();
+                Err(Error::format(name, format!("`model.layers.{layer}.{path}`: {problem}")))
+            };
+            let blocks = config.num_hidden_layers;
+            if layer >= blocks {
+                return problem(format!(
+                    "the model has only {blocks} blocks; the adapter is for another model"
+                ));
+            }
+            let rank = lora.rank;
+            if rank == 0 {
+                return problem("the rank is 0".into());
+            }
+            let (ins, outs) = target.shape(config);
+            for (half, values, found, expected) in [
+                ("lora_a", &lora.a, [lora.a.len() / rank, rank], [ins, rank]),
+                ("lora_b", &lora.b, [rank, lora.b.len() / rank], [rank, outs]),
+            ] {
+                if found != expected || !values.len().is_multiple_of(rank) {
+                    return problem(format!(
+                        "{half} is {found:?}, but the model expects {expected:?}; the adapter is \
+                         for another model"
+                    ));
+                }
+                if let Some(value) = values.iter().find(|value| !value.is_finite()) {
+                    return problem(format!("{half} holds {value}"));
+                }
+            }
+            if !lora.scale.is_finite() {
+                return problem(format!("the scale is {}", lora.scale));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> ModelConfig {
+        let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-5}"#;
+        ModelConfig::from_json("config.json", json).unwrap()
+    }
+
+    fn init(
+        layers: Range<usize>,
+        targets: &[Target],
+        rank: usize,
+        scale: f32,
+    ) -> Result<AdapterTensors> {
+        AdapterTensors::init(&config(), layers, targets, rank, scale, 7)
+    }
+
+    #[test]
+    fn a_new_adapter_fits_its_model_and_changes_nothing() {
+        let adapter = init(0..2, &Target::ALL, 3, 2.0).unwrap();
+        adapter.check("new", &config()).unwrap();
+        assert_eq!(adapter.iter().count(), 14);
+        let down = adapter.get(1, Target::Down).unwrap();
+        assert_eq!((down.a.len(), down.b.len()), (96 * 3, 3 * 64));
+        for (_, target, lora) in adapter.iter() {
+            assert!(lora.b.iter().all(|&b| b == 0.0));
+            let bound = 1.0 / (target.shape(&config()).0 as f32).sqrt();
+            let largest = lora.a.iter().fold(0.0_f32, |most, a| most.max(a.abs()));
+            assert!(largest <= bound && largest > 0.9 * bound, "{largest} of {bound}");
+            let mean = lora.a.iter().sum::<f32>() / lora.a.len() as f32;
+            assert!(mean.abs() < 0.2 * bound, "{mean} of {bound}");
+        }
+    }
+
+    #[test]
+    fn the_seed_alone_decides_the_values() {
+        let one = init(0..2, &[Target::Q, Target::Down], 3, 2.0).unwrap();
+        assert_eq!(one, init(0..2, &[Target::Down, Target::Q, Target::Q], 3, 2.0).unwrap());
+        let other = AdapterTensors::init(&config(), 0..2, &[Target::Q, Target::Down], 3, 2.0, 8);
+        assert_ne!(one, other.unwrap());
+    }
+
+    #[test]
+    fn settings_that_make_no_adapter_are_named() {
+        let q = &[Target::Q][..];
+        for (result, named) in [
+            (init(1..3, q, 3, 2.0), "no layers 1..3 to train in a model of 2"),
+            (init(1..1, q, 3, 2.0), "no layers 1..1"),
+            (init(0..2, &[], 3, 2.0), "no linear layers"),
+            (init(0..2, q, 0, 2.0), "the rank is 0"),
+            (init(0..2, q, usize::MAX, 2.0), "between 1 and the model's hidden size, 64"),
+            (init(0..2, q, 3, f32::NAN), "the scale is NaN"),
+        ] {
+            let problem = result.unwrap_err().to_string();
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_the_model_is_named() {
+        let problem = |layer, change: fn(&mut Lora<Vec<f32>>)| {
+            let mut lora = Lora { a: vec![0.5; 128], b: vec![0.5; 32], rank: 2, scale: 1.0 };
+            change(&mut lora);
+            let adapter = Adapter::new([((layer, Target::K), lora)]);
+            adapter.check("mine", &config()).unwrap_err().to_string()
+        };
+        let of_k = "mine: `model.layers.1.self_attn.k_proj`: ";
+        for (problem, named) in [
+            (problem(2, |_| ()), "the model has only 2 blocks"),
+            (
+                problem(1, |lora| lora.a.truncate(64)),
+                "lora_a is [32, 2], but the model expects [64, 2]",
+            ),
+            (problem(1, |lora| lora.a.push(0.0)), "lora_a is [64, 2]"),
+            (
+                problem(1, |lora| lora.b.extend([0.0; 2])),
+                "lora_b is [2, 17], but the model expects [2, 16]",
+            ),
+            (problem(1, |lora| lora.rank = 0), "the rank is 0"),
+            (problem(1, |lora| lora.a[9] = f32::NAN), "lora_a holds NaN"),
+            (problem(1, |lora| lora.b[9] = f32::INFINITY), "lora_b holds inf"),
+            (problem(1, |lora| lora.scale = f32::INFINITY), "the scale is inf"),
+        ] {
+            assert!(problem.contains(named), "{problem}");
+            assert!(problem.starts_with(of_k) || problem.contains("layers.2."), "{problem}");
+        }
+    }
+}

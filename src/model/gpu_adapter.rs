@@ -1,0 +1,97 @@
+//! An adapter on the GPU, all of its parameters in one buffer.
+
+use std::rc::Rc;
+
+use super::{Adapter, AdapterTensors};
+use crate::gpu::{Buffer, Context};
+use crate::ops::{Lora, Parameter};
+use crate::{Error, Result};
+
+/// An adapter on the GPU.
+#[derive(Debug, Clone)]
+pub struct GpuAdapter {
+    /// Where in [`Self::parameters`] each update lies.
+    pub adapter: Rc<Adapter<Parameter>>,
+    /// (count) f32: `a` then `b` of every update, in the order of [`Adapter::iter`].
+    pub parameters: Buffer,
+    /// Number of parameters.
+    pub count: usize,
+}
+
+impl GpuAdapter {
+    /// Copies `tensors` to the device of `context`. They have to be [`AdapterTensors::check`]ed
+    /// for the model that they will be used with.
+    ///
+    /// # Errors
+    /// More parameters than a buffer of the device holds.
+    pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
+        let count: usize = tensors.iter().map(|(_, _, lora)| lora.a.len() + lora.b.len()).sum();
+        // Kernels count them in u32.
+        if u32::try_from(count).is_err() {
+            return Err(Error::Gpu(format!("an adapter of {count} parameters is too large")));
+        }
+        let parameters = context.storage("adapter", (count * 4) as u64)?;
+        let mut end = 0;
+        let mut place = |values: &[f32]| {
+            let offset = end;
+            context.write(&parameters, (offset * 4) as u64, bytemuck::cast_slice(values));
+            end += values.len();
+            Parameter { buffer: parameters.clone(), offset }
+        };
+        let updates: Vec<_> = tensors
+            .iter()
+            .map(|(layer, target, lora)| {
+                let (a, b) = (place(&lora.a), place(&lora.b));
+                ((layer, target), Lora { a, b, rank: lora.rank, scale: lora.scale })
+            })
+            .collect();
+        Ok(Self { adapter: Rc::new(Adapter::new(updates)), parameters, count })
+    }
+
+    /// Copies the parameters back.
+    pub async fn download(&self, context: &Context) -> Result<AdapterTensors> {
+        let values: Vec<f32> = context.read(&self.parameters, 0, self.count).await?;
+        // Each array ends where the next begins.
+        let starts = self.adapter.iter().flat_map(|(_, _, lora)| [lora.a.offset, lora.b.offset]);
+        let mut ends = starts.skip(1).chain([self.count]);
+        let mut array = |start: usize| {
+            let end = ends.next().unwrap_or(self.count);
+            values.get(start..end).map(<[f32]>::to_vec).ok_or_else(|| {
+                Error::invalid("the adapter's parameters are not in its own order in its buffer")
+            })
+        };
+        let mut updates = Vec::new();
+        for (layer, target, lora) in self.adapter.iter() {
+            let (a, b) = (array(lora.a.offset)?, array(lora.b.offset)?);
+            updates.push(((layer, target), Lora { a, b, rank: lora.rank, scale: lora.scale }));
+        }
+        Ok(Adapter::new(updates))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::check::{noise, test_context};
+    use crate::model::Target;
+
+    #[test]
+    fn comes_back_from_the_gpu_as_it_went_there() {
+        let context = test_context();
+        let lora = |seed, ins, outs, rank| {
+            let (a, b) = (noise(seed, ins * rank), noise(seed + 1, rank * outs));
+            Lora { a, b, rank, scale: seed as f32 }
+        };
+        let tensors = Adapter::new([
+            ((3, Target::Down), lora(1, 7, 5, 3)),
+            ((3, Target::Q), lora(3, 5, 9, 1)),
+            ((1, Target::Up), lora(5, 4, 3, 2)),
+        ]);
+        let gpu = GpuAdapter::upload(&context, &tensors).unwrap();
+        assert_eq!(gpu.count, 7 * 3 + 3 * 5 + 5 + 9 + 4 * 2 + 2 * 3);
+        let offsets: Vec<_> =
+            gpu.adapter.iter().map(|(_, _, l)| (l.a.offset, l.b.offset)).collect();
+        assert_eq!(offsets, [(0, 8), (14, 19), (28, 49)]);
+        assert_eq!(pollster::block_on(gpu.download(&context)).unwrap(), tensors);
+    }
+}
