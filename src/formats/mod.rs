@@ -1,5 +1,7 @@
-//! Weight files: GGUF and safetensors, read into one checkpoint with Hugging Face's names.
+//! Weight files: GGUF and safetensors, read into one checkpoint with Hugging Face's names;
+//! and adapter files.
 
+pub mod adapter;
 mod checkpoint;
 mod cursor;
 mod dtype;

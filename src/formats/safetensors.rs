@@ -153,7 +153,8 @@ impl<'de> Visitor<'de> for HeaderVisitor {
                 return Err(A::Error::custom(format!("`{name}` twice")));
             }
             if name == "__metadata__" {
-                header.metadata = map.next_value()?;
+                // MLX writes null for none.
+                header.metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
             } else {
                 let entry = map
                     .next_value()
@@ -213,6 +214,8 @@ mod tests {
     fn metadata_is_kept() {
         let parsed = parse(file(r#"{"__metadata__":{"format":"pt"}}"#, 0)).expect("valid");
         assert_eq!(parsed.metadata["format"], "pt");
+        let parsed = parse(file(r#"{"__metadata__":null}"#, 0)).expect("as MLX writes it");
+        assert!(parsed.metadata.is_empty());
     }
 
     #[test]

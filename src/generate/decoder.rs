@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use crate::gpu::{Buffer, Context, Recording, Step};
 use crate::kernels::{Tensor, Token, argmax::argmax, last_row::last_row};
-use crate::model::{Adapter, GpuLlama, rope_table};
+use crate::model::{Adapter, GpuLlama, ModelConfig, rope_table};
 use crate::ops::{GpuOps, KvCache, Ops, Parameter};
 use crate::{Error, Result};
 
@@ -115,13 +115,7 @@ impl Decoder {
     /// [`Error::ContextOverflow`]; [`Error::Invalid`] if `ids` is empty or one is not in the
     /// vocabulary.
     pub fn prefill(&mut self, ids: &[u32]) -> Result<usize> {
-        let vocab = self.model.config.vocab_size;
-        if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
-            return Err(Error::invalid(format!("token {id} is not in the vocabulary of {vocab}")));
-        }
-        if ids.is_empty() {
-            return Err(Error::invalid("the prompt has no tokens; give it some text"));
-        }
+        check_ids(&self.model.config, ids)?;
         self.reserve(ids.len())?;
         let known = self.history.iter().zip(ids).take_while(|(a, b)| a == b).count();
         // The last token is computed in any case: its logits are what is asked for.
@@ -237,6 +231,18 @@ impl Decoder {
         self.cached = parts.record(cache)?;
         Ok(())
     }
+}
+
+/// Refuses a text of no tokens, or with one that is not in the vocabulary.
+pub(super) fn check_ids(config: &ModelConfig, ids: &[u32]) -> Result<()> {
+    let vocab = config.vocab_size;
+    if let Some(id) = ids.iter().find(|&&id| id as usize >= vocab) {
+        return Err(Error::invalid(format!("token {id} is not in the vocabulary of {vocab}")));
+    }
+    if ids.is_empty() {
+        return Err(Error::invalid("the prompt has no tokens; give it some text"));
+    }
+    Ok(())
 }
 
 /// What the recordings are made of.

@@ -7,6 +7,7 @@
 mod decoder;
 mod engine;
 mod likelihood;
+mod logits;
 mod sampler;
 mod text;
 

@@ -19,3 +19,5 @@ pub use llama::{Block, Llama};
 pub use load::Load;
 pub use reference_load::ReferenceLlama;
 pub use rope::rope_table;
+
+pub use crate::ops::Lora;

@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod eval;
 pub mod fetch;
 pub mod generate;
+pub mod logits;
 
 use crate::cli::{Cli, Command};
 
@@ -18,6 +19,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Doctor(options) => doctor::run(&global, &options),
         Command::Generate(options) => generate::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
+        Command::Logits(options) => logits::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }

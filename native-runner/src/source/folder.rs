@@ -36,7 +36,8 @@ pub fn read_folder(folder: &Path) -> Result<SafetensorsFolder> {
     })
 }
 
-fn required(folder: &Path, name: &str) -> Result<Vec<u8>> {
+/// A file that has to be in `folder`, whole.
+pub fn required(folder: &Path, name: &str) -> Result<Vec<u8>> {
     let path = folder.join(name);
     optional(folder, name)?.with_context(|| format!("{}: missing", path.display()))
 }

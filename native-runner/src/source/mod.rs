@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use file::FileSource;
-pub use folder::read_folder;
+pub use folder::{read_folder, required};
 pub use spec::ModelSpec;
 
 use crate::terminal::Terminal;

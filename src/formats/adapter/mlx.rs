@@ -1,0 +1,87 @@
+//! MLX-LM's `adapter_config.json` (`mlx_lm/tuner/utils.py`, `load_adapters`).
+
+use std::collections::BTreeSet;
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::{AdapterFiles, Layout, Setting, Settings, check_writable, tensors};
+use crate::model::{AdapterTensors, ModelConfig, Target};
+use crate::{Error, Result};
+
+#[derive(Deserialize)]
+struct Config {
+    fine_tune_type: Option<String>,
+    lora_parameters: Option<Parameters>,
+}
+
+#[derive(Deserialize)]
+struct Parameters {
+    rank: usize,
+    scale: f64,
+}
+
+/// What the config says of rank and scale. Which layers have an update, the tensors say.
+pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
+    let wrong = |problem: String| Err(Error::format(name, problem));
+    let config: Config = match serde_json::from_slice(config_json) {
+        Ok(config) => config,
+        Err(error) => return wrong(error.to_string()),
+    };
+    let kind = config.fine_tune_type.as_deref().unwrap_or("lora");
+    if kind != "lora" {
+        return wrong(format!("fine_tune_type is `{kind}`; supported: lora"));
+    }
+    match config.lora_parameters {
+        None => wrong("lora_parameters is missing".into()),
+        Some(Parameters { rank: 0, .. }) => wrong("lora_parameters.rank is 0".into()),
+        Some(Parameters { rank, scale }) => Ok(Box::new(move |_| Setting { rank, scale })),
+    }
+}
+
+/// MLX-LM's files of an adapter of a model of `config`.
+///
+/// `arguments` is what else `adapter_config.json` says, such as the training's settings; a
+/// `dropout` among its `lora_parameters` is kept.
+///
+/// # Errors
+/// An adapter that is not one of the model, is empty, or has more than one rank or scale, for which
+/// MLX has no words.
+pub fn write(
+    adapter: &AdapterTensors,
+    config: &ModelConfig,
+    arguments: &Map<String, Value>,
+) -> Result<AdapterFiles> {
+    check_writable(adapter, config)?;
+    let mut settings = adapter.iter().map(|(_, _, lora)| (lora.rank, lora.scale));
+    let (rank, scale) = settings.next().unwrap_or_default();
+    if settings.any(|other| other != (rank, scale)) {
+        return Err(Error::invalid(
+            "MLX's adapter files have one rank and one scale; write this one as PEFT's",
+        ));
+    }
+    let mut arguments = arguments.clone();
+    arguments.insert("fine_tune_type".into(), "lora".into());
+    // Counted from the last block; what lies between and has no tensors changes nothing.
+    let first = adapter.first_layer().unwrap_or(0);
+    arguments.insert("num_layers".into(), (config.num_hidden_layers - first).into());
+    let mut parameters = match arguments.remove("lora_parameters") {
+        Some(Value::Object(parameters)) => parameters,
+        _ => Map::new(),
+    };
+    parameters.insert("rank".into(), rank.into());
+    parameters.insert("scale".into(), json!(scale));
+    parameters.entry("dropout").or_insert(json!(0.0));
+    let targets: BTreeSet<Target> = adapter.iter().map(|(_, target, _)| target).collect();
+    parameters.remove("keys");
+    if targets.len() < Target::ALL.len() {
+        let keys = targets.into_iter().map(Target::path).collect::<Vec<_>>();
+        parameters.insert("keys".into(), keys.into());
+    }
+    arguments.insert("lora_parameters".into(), parameters.into());
+    Ok(AdapterFiles {
+        layout: Layout::Mlx,
+        config_json: format!("{:#}\n", Value::Object(arguments)).into_bytes(),
+        weights: tensors::write(Layout::Mlx, adapter)?,
+    })
+}

@@ -1,0 +1,119 @@
+//! Adapter files, as MLX-LM and PEFT write them: `adapter_config.json` and one safetensors file.
+//!
+//! Both say the same in other words. MLX has `lora_a` (in, rank) and `lora_b` (rank, out), one
+//! rank and `scale` for all, and counts blocks from the last; PEFT has the transposes `lora_A` and
+//! `lora_B`, `lora_alpha` = scale · rank, and rules by name for ranks and alphas. In memory it is
+//! always MLX's.
+
+mod mlx;
+mod names;
+mod peft;
+mod tensors;
+#[cfg(test)]
+mod tests;
+
+use serde_json::{Map, Value};
+
+use super::ByteSource;
+use crate::model::AdapterTensors;
+use crate::{Error, Result};
+
+/// The settings' file in both layouts.
+pub const CONFIG_FILE: &str = "adapter_config.json";
+
+/// Whose files they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// MLX-LM's.
+    Mlx,
+    /// PEFT's.
+    Peft,
+}
+
+impl Layout {
+    /// The file of the parameters.
+    pub const fn weights_file(self) -> &'static str {
+        match self {
+            Layout::Mlx => "adapters.safetensors",
+            Layout::Peft => "adapter_model.safetensors",
+        }
+    }
+
+    /// Tells whose `adapter_config.json` it is, called `name` in errors, by its keys.
+    ///
+    /// # Errors
+    /// When it is not JSON, or nobody's.
+    pub fn detect(name: &str, config_json: &[u8]) -> Result<Self> {
+        let config: Map<String, Value> = serde_json::from_slice(config_json)
+            .map_err(|error| Error::format(name, error.to_string()))?;
+        if config.contains_key("peft_type") {
+            Ok(Layout::Peft)
+        } else if config.contains_key("fine_tune_type") || config.contains_key("lora_parameters") {
+            Ok(Layout::Mlx)
+        } else {
+            Err(Error::format(
+                name,
+                "is not an adapter's: PEFT's has `peft_type`, MLX's `fine_tune_type`",
+            ))
+        }
+    }
+}
+
+/// An adapter's two files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdapterFiles {
+    /// Whose they are.
+    pub layout: Layout,
+    /// [`CONFIG_FILE`].
+    pub config_json: Vec<u8>,
+    /// [`Layout::weights_file`].
+    pub weights: Vec<u8>,
+}
+
+impl AdapterFiles {
+    /// Names and contents, the parameters first.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        let weights = (self.layout.weights_file(), &self.weights[..]);
+        [weights, (CONFIG_FILE, &self.config_json)].into_iter()
+    }
+}
+
+/// Rank and scale of the linear layer at a path such as `model.layers.14.self_attn.q_proj`.
+struct Setting {
+    rank: usize,
+    scale: f64,
+}
+
+/// What `adapter_config.json` says of each layer.
+type Settings = Box<dyn Fn(&str) -> Setting>;
+
+/// Reads an adapter in either layout; `name` is `config_json` in errors. Whether it fits a model
+/// is for [`AdapterTensors::check`] to say.
+///
+/// # Errors
+/// A config that asks for more than LoRA on linear layers, tensors that are not such updates, lack
+/// their other half, have another rank than the config says, are not F32, F16 or BF16, or hold
+/// a number that is not finite; and a damaged file.
+pub fn read(
+    name: &str,
+    config_json: &[u8],
+    weights: Box<dyn ByteSource>,
+) -> Result<AdapterTensors> {
+    let layout = Layout::detect(name, config_json)?;
+    let settings = match layout {
+        Layout::Mlx => mlx::settings(name, config_json)?,
+        Layout::Peft => peft::settings(name, config_json)?,
+    };
+    tensors::read(layout, &settings, weights.as_ref())
+}
+
+pub use mlx::write as write_mlx;
+pub use peft::write as write_peft;
+
+/// Refuses an adapter that no file could hold, or the model has no place for.
+fn check_writable(adapter: &AdapterTensors, config: &crate::model::ModelConfig) -> Result<()> {
+    if adapter.is_empty() {
+        return Err(Error::invalid("the adapter updates nothing; there is nothing to write"));
+    }
+    adapter.check("the adapter", config)
+}

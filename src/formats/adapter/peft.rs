@@ -1,0 +1,216 @@
+//! PEFT's `adapter_config.json` (`LoraConfig`).
+
+use std::collections::BTreeSet;
+
+use regex::Regex;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::names::module;
+use super::{AdapterFiles, Layout, Setting, Settings, check_writable, tensors};
+use crate::model::{AdapterTensors, ModelConfig, Target};
+use crate::{Error, Result};
+
+/// Fields that, when set, make a layer compute something else than LoRA, or other layers change.
+const UNSUPPORTED: [&str; 13] = [
+    "use_dora",
+    "use_qalora",
+    "use_bdlora",
+    "lora_bias",
+    "modules_to_save",
+    "trainable_token_indices",
+    "target_parameters",
+    "layer_replication",
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "monteclora_config",
+    "velora_config",
+];
+
+/// `init_lora_weights` that leave the base model as it is; the others subtract the start of the
+/// adapter from it.
+const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
+#[derive(Deserialize)]
+struct Config {
+    peft_type: String,
+    r: usize,
+    lora_alpha: f64,
+    use_rslora: Option<bool>,
+    rank_pattern: Option<Map<String, Value>>,
+    alpha_pattern: Option<Map<String, Value>>,
+    bias: Option<String>,
+    target_modules: Option<Value>,
+    init_lora_weights: Option<Value>,
+    #[serde(flatten)]
+    others: Map<String, Value>,
+}
+
+/// What the config says of ranks and scales. Which layers have an update, the tensors say.
+pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
+    let wrong = |problem: String| Error::format(name, problem);
+    let config: Config =
+        serde_json::from_slice(config_json).map_err(|error| wrong(error.to_string()))?;
+    if let Some(problem) = unsupported(&config) {
+        return Err(wrong(problem));
+    }
+    let ranks = patterns("rank_pattern", config.rank_pattern, |value| {
+        value.as_u64().and_then(|rank| usize::try_from(rank).ok()).filter(|&rank| rank > 0)
+    })
+    .map_err(wrong)?;
+    let alphas = patterns("alpha_pattern", config.alpha_pattern, Value::as_f64).map_err(wrong)?;
+    let is_stabilised = config.use_rslora.unwrap_or(false);
+    Ok(Box::new(move |module| {
+        let rank = matching(&ranks, module).unwrap_or(config.r);
+        let alpha = matching(&alphas, module).unwrap_or(config.lora_alpha);
+        let divisor = if is_stabilised { (rank as f64).sqrt() } else { rank as f64 };
+        Setting { rank, scale: alpha / divisor }
+    }))
+}
+
+/// The first thing that is asked for and can't be done.
+fn unsupported(config: &Config) -> Option<String> {
+    if config.peft_type != "LORA" {
+        return Some(format!("peft_type is `{}`; supported: LORA", config.peft_type));
+    }
+    if config.r == 0 {
+        return Some("r is 0".into());
+    }
+    if let Some(bias) = config.bias.as_deref().filter(|&bias| bias != "none") {
+        return Some(format!("bias is `{bias}`; supported: none"));
+    }
+    if let Some(field) =
+        UNSUPPORTED.iter().find(|&&field| config.others.get(field).is_some_and(is_set))
+    {
+        return Some(format!("{field} is set; only plain LoRA is supported"));
+    }
+    if let Some(Value::String(init)) = &config.init_lora_weights
+        && !HARMLESS_INITS.contains(&init.as_str())
+    {
+        return Some(format!(
+            "init_lora_weights is `{init}`, which changes the base model; convert the adapter to \
+             plain LoRA with PEFT's save_pretrained(path_initial_model_for_weight_conversion=…)"
+        ));
+    }
+    let Some(Value::Array(targets)) = &config.target_modules else { return None };
+    let is_known = |target: &Value| {
+        let last = target.as_str().and_then(|path| path.rsplit('.').next());
+        last.is_some_and(|last| Target::from_path(last).is_some())
+    };
+    let stray = targets.iter().find(|target| !is_known(target))?;
+    let known = Target::ALL.map(last_part).join(", ");
+    Some(format!("target_modules has {stray}; supported: {known}"))
+}
+
+/// Whether an optional feature's field asks for it.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+        _ => true,
+    }
+}
+
+/// The rules of `rank_pattern` or `alpha_pattern`, in their order.
+fn patterns<T>(
+    field: &str,
+    rules: Option<Map<String, Value>>,
+    parse: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<(Regex, T)>, String> {
+    let rule = |(pattern, value): (String, Value)| {
+        let parsed =
+            parse(&value).ok_or_else(|| format!("{field} gives `{pattern}` the value {value}"))?;
+        // As PEFT's `get_pattern_key` has it: the end of a module's path, from a dot on.
+        let regex = Regex::new(&format!(r"^(?:.*\.)?(?:{pattern})$"));
+        Ok((regex.map_err(|_| format!("{field}'s `{pattern}` is no regular expression"))?, parsed))
+    };
+    rules.unwrap_or_default().into_iter().map(rule).collect()
+}
+
+fn matching<T: Copy>(rules: &[(Regex, T)], module: &str) -> Option<T> {
+    rules.iter().find(|(regex, _)| regex.is_match(module)).map(|&(_, value)| value)
+}
+
+fn last_part(target: Target) -> &'static str {
+    target.path().rsplit('.').next().unwrap_or_default()
+}
+
+/// PEFT's files of an adapter of a model of `config`.
+///
+/// `base_model` is the model's name or path, for those who load the adapter by it; `dropout` is what
+/// it was trained with.
+///
+/// # Errors
+/// An adapter that is not one of the model, or empty.
+pub fn write(
+    adapter: &AdapterTensors,
+    config: &ModelConfig,
+    base_model: &str,
+    dropout: f32,
+) -> Result<AdapterFiles> {
+    check_writable(adapter, config)?;
+    let mut rank_pattern = Map::new();
+    let mut alpha_pattern = Map::new();
+    let mut settings = adapter
+        .iter()
+        .map(|(layer, target, lora)| (layer, target, lora.rank, alpha(lora.rank, lora.scale)));
+    let (_, _, rank, common_alpha) = settings.next().unwrap_or((0, Target::Q, 0, 0.0));
+    for (layer, target, other_rank, other_alpha) in settings {
+        if other_rank != rank {
+            rank_pattern.insert(module(layer, target), other_rank.into());
+        }
+        if other_alpha != common_alpha {
+            alpha_pattern.insert(module(layer, target), number(other_alpha));
+        }
+    }
+    let (target_modules, layers) = coverage(adapter, config);
+    let config_json = json!({
+        "alpha_pattern": alpha_pattern,
+        "base_model_name_or_path": base_model,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "inference_mode": true,
+        "init_lora_weights": true,
+        "layers_to_transform": layers,
+        "lora_alpha": number(common_alpha),
+        "lora_dropout": dropout,
+        "modules_to_save": null,
+        "peft_type": "LORA",
+        "r": rank,
+        "rank_pattern": rank_pattern,
+        "target_modules": target_modules,
+        "task_type": "CAUSAL_LM",
+        "use_dora": false,
+        "use_rslora": false,
+    });
+    Ok(AdapterFiles {
+        layout: Layout::Peft,
+        config_json: format!("{config_json:#}\n").into_bytes(),
+        weights: tensors::write(Layout::Peft, adapter)?,
+    })
+}
+
+/// `lora_alpha`: exact, as f64 holds the product of an f32 and a rank, so that the scale comes back
+/// as it was.
+fn alpha(rank: usize, scale: f32) -> f64 {
+    f64::from(scale) * rank as f64
+}
+
+/// A whole number without a point, as people write `lora_alpha`.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 1e9 { (value as i64).into() } else { value.into() }
+}
+
+/// `target_modules`, and `layers_to_transform` if it is not all.
+fn coverage(adapter: &AdapterTensors, config: &ModelConfig) -> (Vec<String>, Option<Vec<usize>>) {
+    let layers: BTreeSet<usize> = adapter.iter().map(|(layer, _, _)| layer).collect();
+    let targets: BTreeSet<&str> = adapter.iter().map(|(_, target, _)| last_part(target)).collect();
+    if adapter.iter().count() < layers.len() * targets.len() {
+        // Some blocks lack some layers: name each.
+        return (adapter.iter().map(|(layer, target, _)| module(layer, target)).collect(), None);
+    }
+    let some = layers.len() < config.num_hidden_layers;
+    (targets.into_iter().map(str::to_owned).collect(), some.then(|| layers.into_iter().collect()))
+}

@@ -1,0 +1,337 @@
+//! Both layouts, read and written.
+
+use ::safetensors::tensor::{Dtype, TensorView, serialize};
+use proptest::prelude::*;
+use serde_json::{Map, Value, json};
+
+use super::*;
+use crate::formats::Bytes;
+use crate::model::{Adapter, Lora, ModelConfig, Target};
+
+fn model() -> ModelConfig {
+    let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 6,
+        "intermediate_size": 10, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 4, "rms_norm_eps": 1e-5}"#;
+    ModelConfig::from_json("config.json", json).unwrap()
+}
+
+/// Values that differ everywhere.
+fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
+    let (ins, outs) = target.shape(&model());
+    let values = |count: usize, from: f32| (0..count).map(|i| from + i as f32 / 7.0).collect();
+    Lora { a: values(ins * rank, 0.1), b: values(rank * outs, -3.0), rank, scale }
+}
+
+fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
+    Adapter::new(keys.iter().map(|&(layer, target)| ((layer, target), lora(target, 3, 0.3))))
+}
+
+fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
+    let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
+    read(CONFIG_FILE, &files.config_json, Box::new(weights))
+}
+
+fn json_of(files: &AdapterFiles) -> Value {
+    serde_json::from_slice(&files.config_json).unwrap()
+}
+
+fn tensor(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
+    let view = TensorView::new(dtype, shape.to_vec(), data).unwrap();
+    serialize([(name, view)], None).unwrap()
+}
+
+/// What reading says of `config` beside the tensors of a written adapter, and of `weights`.
+fn problem(config: &Value, weights: Option<Vec<u8>>) -> String {
+    let mut files = write_peft(&adapter(&[(1, Target::Q)]), &model(), "m", 0.0).unwrap();
+    if config.get("peft_type").is_none() {
+        files = write_mlx(&adapter(&[(1, Target::Q)]), &model(), &Map::new()).unwrap();
+    }
+    files.config_json = config.to_string().into_bytes();
+    if let Some(weights) = weights {
+        files.weights = weights;
+    }
+    let problem = read_files(&files).unwrap_err().to_string();
+    assert!(!problem.contains('\n'), "{problem}");
+    problem
+}
+
+#[test]
+fn both_layouts_come_back_as_they_were() {
+    let every = Target::ALL.map(|target| [(1, target), (2, target)]).concat();
+    for keys in [&every[..], &[(0, Target::Q), (2, Target::Down)], &[(2, Target::V)]] {
+        let adapter = adapter(keys);
+        adapter.check("adapter", &model()).unwrap();
+        for files in [
+            write_mlx(&adapter, &model(), &Map::new()).unwrap(),
+            write_peft(&adapter, &model(), "model", 0.0).unwrap(),
+        ] {
+            assert_eq!(Layout::detect("", &files.config_json).unwrap(), files.layout);
+            assert_eq!(read_files(&files).unwrap(), adapter);
+        }
+    }
+}
+
+#[test]
+fn mlx_config_is_what_its_loader_wants() {
+    let arguments = json!({
+        "model": "m", "num_layers": -1, "iters": 9,
+        "lora_parameters": {"rank": 99, "dropout": 0.1, "keys": ["x"]},
+    });
+    let Value::Object(arguments) = arguments else { unreachable!() };
+    let keys = [(1, Target::Down), (1, Target::Q), (2, Target::Q)];
+    let half = Adapter::new(keys.map(|key| (key, lora(key.1, 3, 0.5))));
+    let files = write_mlx(&half, &model(), &arguments).unwrap();
+    let expected = json!({
+        "model": "m", "iters": 9, "fine_tune_type": "lora", "num_layers": 2,
+        "lora_parameters": {
+            "dropout": 0.1, "rank": 3, "scale": 0.5,
+            "keys": ["self_attn.q_proj", "mlp.down_proj"],
+        },
+    });
+    assert_eq!(json_of(&files), expected);
+    let all = adapter(&Target::ALL.map(|target| (2, target)));
+    let files = write_mlx(&all, &model(), &Map::new()).unwrap();
+    assert!(json_of(&files)["lora_parameters"].get("keys").is_none());
+}
+
+#[test]
+fn peft_config_covers_what_there_is() {
+    let of = |keys: &[(usize, Target)]| {
+        let files = write_peft(&adapter(keys), &model(), "org/model", 0.5).unwrap();
+        let json = json_of(&files);
+        assert_eq!(json["base_model_name_or_path"], "org/model");
+        (json["target_modules"].clone(), json["layers_to_transform"].clone())
+    };
+    let (q, v) = (Target::Q, Target::V);
+    assert_eq!(of(&[(0, q), (1, q), (2, q)]), (json!(["q_proj"]), Value::Null));
+    assert_eq!(of(&[(1, q), (2, q), (1, v), (2, v)]), (json!(["q_proj", "v_proj"]), json!([1, 2])));
+    let paths = json!(["model.layers.1.self_attn.q_proj", "model.layers.2.self_attn.v_proj"]);
+    assert_eq!(of(&[(1, q), (2, v)]), (paths, Value::Null));
+}
+
+#[test]
+fn ranks_and_scales_that_differ_are_patterns_in_peft_and_nothing_in_mlx() {
+    let mixed = Adapter::new([
+        ((1, Target::Q), lora(Target::Q, 3, 2.0)),
+        ((2, Target::Q), lora(Target::Q, 2, 2.0)),
+        ((2, Target::Up), lora(Target::Up, 3, 0.1)),
+    ]);
+    let files = write_peft(&mixed, &model(), "m", 0.0).unwrap();
+    assert_eq!(json_of(&files)["lora_alpha"], json!(6));
+    let ranks = json!({"model.layers.2.self_attn.q_proj": 2});
+    assert_eq!(json_of(&files)["rank_pattern"], ranks);
+    assert_eq!(read_files(&files).unwrap(), mixed);
+    let problem = write_mlx(&mixed, &model(), &Map::new()).unwrap_err().to_string();
+    assert!(problem.contains("one rank and one scale; write this one as PEFT's"), "{problem}");
+}
+
+#[test]
+fn what_does_not_fit_is_not_written() {
+    let empty = Adapter::new([]);
+    let beyond = adapter(&[(3, Target::Q)]);
+    for (adapter, named) in [(empty, "updates nothing"), (beyond, "only 3 blocks")] {
+        for result in
+            [write_mlx(&adapter, &model(), &Map::new()), write_peft(&adapter, &model(), "m", 0.0)]
+        {
+            let problem = result.unwrap_err().to_string();
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+}
+
+#[test]
+fn peft_scales_follow_its_rules() {
+    let scale = |extra: Value| {
+        let mut config = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6});
+        config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+        let files = write_peft(&adapter(&[(1, Target::Q)]), &model(), "m", 0.0).unwrap();
+        let files = AdapterFiles { config_json: config.to_string().into_bytes(), ..files };
+        read_files(&files).unwrap().get(1, Target::Q).unwrap().scale
+    };
+    assert_eq!(scale(json!({})), 2.0);
+    assert_eq!(scale(json!({"use_rslora": true})), (6.0 / 3.0_f64.sqrt()) as f32);
+    assert_eq!(scale(json!({"alpha_pattern": {"q_proj": 1.5}})), 0.5);
+    assert_eq!(scale(json!({"alpha_pattern": {"proj": 1.5, "layers.1.self_attn.q_proj": 3}})), 1.0);
+    assert_eq!(scale(json!({"alpha_pattern": {r"layers\.[12]\..*_proj": 3, "q_proj": 9}})), 1.0);
+    assert_eq!(scale(json!({"r": 8, "rank_pattern": {"q_proj": 3}})), 2.0);
+    assert_eq!(scale(json!({"rank_pattern": null, "modules_to_save": null, "bias": "none"})), 2.0);
+}
+
+#[test]
+fn a_config_that_asks_for_more_is_named() {
+    let peft = |field: &str, value: Value| {
+        let mut config = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6});
+        config[field] = value;
+        problem(&config, None)
+    };
+    let mlx = |config: Value| problem(&config, None);
+    for (problem, named) in [
+        (peft("peft_type", json!("IA3")), "peft_type is `IA3`; supported: LORA"),
+        (peft("use_dora", json!(true)), "use_dora is set"),
+        (peft("modules_to_save", json!(["lm_head"])), "modules_to_save is set"),
+        (peft("layer_replication", json!([[0, 2]])), "layer_replication is set"),
+        (peft("bias", json!("all")), "bias is `all`; supported: none"),
+        (peft("init_lora_weights", json!("pissa")), "init_lora_weights is `pissa`"),
+        (peft("target_modules", json!(["q_proj", "embed_tokens"])), "has \"embed_tokens\""),
+        (peft("target_modules", json!([1])), "target_modules has 1"),
+        (peft("r", json!(0)), "r is 0"),
+        (peft("r", json!(-1)), "invalid value"),
+        (peft("r", json!(4)), "q_proj.lora_A.weight` has rank 3, but adapter_config.json says 4"),
+        (peft("lora_alpha", json!(null)), "invalid type: null"),
+        (peft("lora_alpha", json!(1e300)), "beyond 32-bit floats"),
+        (peft("rank_pattern", json!({"q_proj": 0})), "rank_pattern gives `q_proj` the value 0"),
+        (peft("alpha_pattern", json!({"(": 1})), "alpha_pattern's `(` is no regular expression"),
+        (mlx(json!({"fine_tune_type": "dora"})), "fine_tune_type is `dora`; supported: lora"),
+        (mlx(json!({"fine_tune_type": "lora"})), "lora_parameters is missing"),
+        (mlx(json!({"lora_parameters": {"rank": 3}})), "missing field `scale`"),
+        (mlx(json!({"lora_parameters": {"rank": 0, "scale": 1}})), "rank is 0"),
+        (mlx(json!({"lora_parameters": {"rank": 4, "scale": 1}})), "lora_a` has rank 3"),
+        (mlx(json!({"rank": 3})), "is not an adapter's"),
+        (mlx(json!([])), "invalid type: sequence"),
+    ] {
+        assert!(problem.contains(named), "{problem}");
+        let file = if named.contains("has rank") || named.contains("32-bit") {
+            "adapter"
+        } else {
+            "adapter_config.json: "
+        };
+        assert!(problem.starts_with(file), "{problem}");
+    }
+}
+
+#[test]
+fn a_tensor_that_does_not_belong_is_named() {
+    let mlx = json!({"lora_parameters": {"rank": 1, "scale": 1}});
+    let peft = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1});
+    let a = "model.layers.1.self_attn.q_proj.lora_a";
+    let with = |name: &str, dtype, shape: &[usize], data: &[u8]| {
+        problem(&mlx, Some(tensor(name, dtype, shape, data)))
+    };
+    let none: [(&str, TensorView<'_>); 0] = [];
+    for (problem, named) in [
+        (
+            with("lm_head.lora_a", Dtype::F32, &[1, 1], &[0; 4]),
+            "`lm_head.lora_a` is not the update",
+        ),
+        (with(a, Dtype::F32, &[1, 1], &[0; 4]), "q_proj.lora_b` is missing"),
+        (
+            with(&a.replace("lora_a", "lora_b"), Dtype::F32, &[1, 1], &[0; 4]),
+            "q_proj.lora_a` is missing",
+        ),
+        (with(a, Dtype::F32, &[1], &[0; 4]), "has shape [1]; it should be a matrix"),
+        (with(a, Dtype::F32, &[0, 1], &[]), "has shape [0, 1]; it is empty"),
+        (with(a, Dtype::I32, &[1, 1], &[0; 4]), "has type I32"),
+        (with(a, Dtype::F32, &[1, 1], &f32::NAN.to_le_bytes()), "q_proj.lora_a` holds NaN"),
+        (problem(&mlx, Some(serialize(none, None).unwrap())), "holds no tensors"),
+        (problem(&mlx, Some(vec![1; 7])), "ends at byte 7"),
+        (
+            problem(&peft, Some(tensor(a, Dtype::F32, &[1, 1], &[0; 4]))),
+            "such as `base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight`",
+        ),
+    ] {
+        assert!(problem.contains(named), "{problem}");
+        assert!(problem.contains(".safetensors: "), "{problem}");
+    }
+}
+
+#[test]
+fn half_precision_is_read() {
+    let bytes = |dtype| {
+        let encode = |value: f32| match dtype {
+            Dtype::F16 => half::f16::from_f32(value).to_le_bytes(),
+            _ => half::bf16::from_f32(value).to_le_bytes(),
+        };
+        [1.5_f32, -2.0].map(encode).concat()
+    };
+    for dtype in [Dtype::F16, Dtype::BF16] {
+        let data = bytes(dtype);
+        let view = |shape: [usize; 2]| TensorView::new(dtype, shape.to_vec(), &data).unwrap();
+        let q = "model.layers.0.self_attn.q_proj";
+        let tensors =
+            [(format!("{q}.lora_a"), view([2, 1])), (format!("{q}.lora_b"), view([1, 2]))];
+        let files = AdapterFiles {
+            layout: Layout::Mlx,
+            config_json: br#"{"lora_parameters": {"rank": 1, "scale": 4}}"#.to_vec(),
+            weights: serialize(tensors, None).unwrap(),
+        };
+        let adapter = read_files(&files).unwrap();
+        let expected = Lora { a: vec![1.5, -2.0], b: vec![1.5, -2.0], rank: 1, scale: 4.0 };
+        assert_eq!(adapter.get(0, Target::Q), Some(&expected));
+    }
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        ".{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(2, 8, 3, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            prop::collection::vec((".{0,6}", inner), 0..3)
+                .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn any_finite_adapter_comes_back_exactly(
+        values in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL, 14),
+        scale in prop::num::f32::NORMAL,
+    ) {
+        let (a, b) = (values[..6].to_vec(), values[6..].to_vec());
+        let adapter = Adapter::new([((2, Target::Q), Lora { a, b, rank: 1, scale })]);
+        for files in [
+            write_mlx(&adapter, &model(), &Map::new()).unwrap(),
+            write_peft(&adapter, &model(), "m", 0.0).unwrap(),
+        ] {
+            prop_assert_eq!(&read_files(&files).unwrap(), &adapter);
+        }
+    }
+
+    #[test]
+    fn no_config_panics(
+        field in prop::sample::select(&[
+            "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules",
+            "use_rslora", "modules_to_save", "fine_tune_type", "lora_parameters", "bias",
+        ][..]),
+        value in any_json(),
+    ) {
+        for layout in [Layout::Mlx, Layout::Peft] {
+            let adapter = adapter(&[(1, Target::Q)]);
+            let mut files = match layout {
+                Layout::Mlx => write_mlx(&adapter, &model(), &Map::new()),
+                Layout::Peft => write_peft(&adapter, &model(), "m", 0.0),
+            }.unwrap();
+            let mut config = json_of(&files);
+            config[field] = value.clone();
+            files.config_json = config.to_string().into_bytes();
+            if let Ok(read) = read_files(&files) {
+                prop_assert!(read.get(1, Target::Q).unwrap().scale.is_finite());
+            }
+        }
+    }
+
+    #[test]
+    fn no_damage_panics(
+        damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        of_config: bool,
+    ) {
+        let adapter = adapter(&[(1, Target::Q)]);
+        let mut files = write_mlx(&adapter, &model(), &Map::new()).unwrap();
+        let bytes = if of_config { &mut files.config_json } else { &mut files.weights };
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        if let Ok(read) = read_files(&files) {
+            for (_, _, lora) in read.iter() {
+                prop_assert!(lora.a.iter().chain(&lora.b).all(|value| value.is_finite()));
+            }
+        }
+    }
+}
