@@ -34,9 +34,9 @@ pub fn read_folder(folder: &Path) -> Result<AdapterTensors> {
 ///
 /// All of them are on the disk before the first takes its place, so that whatever goes wrong
 /// leaves the older files as they were; other files of the folder stay.
-pub fn write_folder<'a>(
+pub fn write_folder<'n, 'c>(
     folder: &Path,
-    files: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    files: impl IntoIterator<Item = (&'n str, &'c [u8])>,
 ) -> Result<()> {
     let is_new = !folder.exists();
     fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
@@ -48,7 +48,10 @@ pub fn write_folder<'a>(
     written
 }
 
-fn replace<'a>(folder: &Path, files: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Result<()> {
+fn replace<'n, 'c>(
+    folder: &Path,
+    files: impl IntoIterator<Item = (&'n str, &'c [u8])>,
+) -> Result<()> {
     // In the folder itself: a rename does not leave its file system. Dropped, it is removed.
     let staging = tempfile::Builder::new().prefix(".writing-").tempdir_in(folder);
     let staging = staging.map_err(|error| cannot_write(folder, error))?;

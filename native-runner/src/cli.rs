@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{chat, devices, doctor, eval, fetch, generate, logits};
+use crate::commands::{chat, devices, doctor, eval, fetch, generate, logits, train};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -81,6 +81,9 @@ pub enum Command {
     /// Talk with the model
     #[command(after_help = chat::EXAMPLES)]
     Chat(chat::Options),
+    /// Train a LoRA adapter
+    #[command(after_help = train::EXAMPLES)]
+    Train(Box<train::Options>),
     /// Compare the model and trained adapters on a test set
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Options),

@@ -23,8 +23,9 @@ fn main(
     @builtin(global_invocation_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    // A norm that is not finite: one such gradient would spoil every parameter for good.
-    if !(clip[1] <= 3.4028234e38) {
+    // A norm that is not finite: one such gradient would spoil every parameter for good. Its bits
+    // say so; a comparison may be compiled as if there were no NaN.
+    if (bitcast<u32>(clip[1]) & 0x7f800000u) == 0x7f800000u {
         return;
     }
     let factor = clip[0] * step.gradient_scale;

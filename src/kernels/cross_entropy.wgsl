@@ -22,6 +22,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let token = params.rows.x + group.x;
     let goal = targets[token].x;
     let weight = bitcast<f32>(targets[token].y);
+    if weight == 0.0 {
+        if thread == 0u {
+            losses[token] = 0.0;
+        }
+        if params.want_gradient != 0u {
+            for (var i = thread; i < params.vocab; i += THREADS) {
+                logits[row + i] = 0.0;
+            }
+        }
+        return;
+    }
 
     var highest = LOWEST;
     for (var i = thread; i < params.vocab; i += THREADS) {
@@ -53,10 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let total = shared_values[0];
 
     if thread == 0u {
-        losses[token] = 0.0;
-        if weight != 0.0 {
-            losses[token] = weight * (highest + log(total) - logits[row + goal]);
-        }
+        losses[token] = weight * (highest + log(total) - logits[row + goal]);
     }
     // The loss is read before the gradient takes the logits' place.
     storageBarrier();

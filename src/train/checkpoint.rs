@@ -24,6 +24,10 @@ pub struct Checkpoint {
     pub source: SourceState,
     /// The lowest validation loss so far.
     pub best: Option<f32>,
+    /// Of each iteration since the last report: tokens with a loss, loss, gradient norm.
+    pub interval: Vec<(usize, [f32; 2])>,
+    /// Tokens with a loss since the start.
+    pub trained_tokens: usize,
     /// The adapter's parameters, flat.
     pub parameters: Vec<f32>,
     /// Adam's first moments.
@@ -43,6 +47,8 @@ struct Metadata {
     accumulated: usize,
     source: SourceState,
     best: Option<f32>,
+    interval: Vec<(usize, [f32; 2])>,
+    trained_tokens: usize,
 }
 
 /// The key of [`Metadata`] in the file's own metadata.
@@ -58,6 +64,8 @@ impl Checkpoint {
             accumulated: self.accumulated,
             source: self.source.clone(),
             best: self.best,
+            interval: self.interval.clone(),
+            trained_tokens: self.trained_tokens,
         };
         let json = serde_json::to_string(&metadata).map_err(|e| Error::invalid(e.to_string()))?;
         let arrays = [
@@ -113,6 +121,8 @@ impl Checkpoint {
             accumulated: metadata.accumulated,
             source: metadata.source,
             best: metadata.best,
+            interval: metadata.interval,
+            trained_tokens: metadata.trained_tokens,
             parameters: array("parameters")?,
             first_moments: array("first_moments")?,
             second_moments: array("second_moments")?,

@@ -41,7 +41,7 @@ pub enum Event {
         loss: f32,
         /// Norm of the gradients at the interval's last update, before clipping.
         gradient_norm: f32,
-        /// Tokens with a loss since the start of this run.
+        /// Tokens with a loss since the start.
         trained_tokens: usize,
     },
 }
@@ -143,7 +143,17 @@ impl Trainer {
         trainer.updates = checkpoint.updates;
         trainer.best = checkpoint.best;
         trainer.validated = checkpoint.iteration;
+        trainer.trained_tokens = checkpoint.trained_tokens;
         trainer.interval.accumulated = checkpoint.accumulated;
+        let (trained, history): (Vec<usize>, Vec<[f32; 2]>) =
+            checkpoint.interval.iter().copied().unzip();
+        if history.len() >= config.steps_per_report {
+            return Err(Error::invalid(
+                "the checkpoint's report interval is overfull; it is damaged",
+            ));
+        }
+        context.write(&trainer.history, 0, bytemuck::cast_slice(&history));
+        trainer.interval.trained = trained;
         Ok(trainer)
     }
 
@@ -409,6 +419,8 @@ impl Trainer {
     /// Everything that [`Self::resume`] needs; between two iterations.
     pub async fn save(&self) -> Result<Checkpoint> {
         let read = |buffer| self.context.read(buffer, 0, self.adapter.count);
+        let trained = &self.interval.trained;
+        let history: Vec<[f32; 2]> = self.context.read(&self.history, 0, trained.len()).await?;
         Ok(Checkpoint {
             config: self.config.clone(),
             iteration: self.iteration,
@@ -416,6 +428,8 @@ impl Trainer {
             accumulated: self.interval.accumulated,
             source: self.source.state().clone(),
             best: self.best,
+            interval: trained.iter().copied().zip(history).collect(),
+            trained_tokens: self.trained_tokens,
             parameters: read(&self.optimizer.parameters).await?,
             first_moments: read(&self.optimizer.first_moments).await?,
             second_moments: read(&self.optimizer.second_moments).await?,

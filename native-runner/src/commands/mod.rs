@@ -7,6 +7,7 @@ pub mod eval;
 pub mod fetch;
 pub mod generate;
 pub mod logits;
+pub mod train;
 
 use crate::cli::{Cli, Command};
 
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(options) => generate::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
+        Command::Train(options) => train::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }

@@ -42,6 +42,16 @@ pub struct HubSpec {
     pub file: Option<String>,
 }
 
+impl std::fmt::Display for ModelSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            ModelSpec::Builtin => f.write_str(builtin::NAME),
+            ModelSpec::Path(path) => path.display().fmt(f),
+            ModelSpec::Hub(hub) => hub.fmt(f),
+        }
+    }
+}
+
 impl std::fmt::Display for HubSpec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "hf:{}", self.repository)?;

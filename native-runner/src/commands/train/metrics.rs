@@ -1,0 +1,69 @@
+//! `metrics.jsonl`: a line for every report and every validation.
+
+use std::fs::File;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use serde_json::Value;
+
+/// The file, open at its end.
+pub struct Metrics {
+    file: File,
+    path: PathBuf,
+}
+
+impl Metrics {
+    /// Begins a file, or goes on with one whose lines beyond iteration `keep` are dropped.
+    pub fn open(path: &Path, keep: Option<usize>) -> Result<Self> {
+        let shown = || path.display().to_string();
+        let mut kept = String::new();
+        if let Some(keep) = keep {
+            let text = match std::fs::read_to_string(path) {
+                Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+                other => other.with_context(shown)?,
+            };
+            for line in text.lines() {
+                let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
+                if entry["iteration"].as_u64().is_some_and(|i| i <= keep as u64) {
+                    kept.push_str(line);
+                    kept.push('\n');
+                }
+            }
+        }
+        let mut file = File::create(path).with_context(shown)?;
+        file.write_all(kept.as_bytes()).with_context(shown)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
+    /// Appends a line.
+    pub fn write(&mut self, entry: &Value) -> Result<()> {
+        writeln!(self.file, "{entry}").with_context(|| self.path.display().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_resumed_run_drops_what_it_will_write_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let mut metrics = Metrics::open(&path, None).unwrap();
+        for i in 1..=3 {
+            metrics.write(&json!({"iteration": i})).unwrap();
+        }
+        // A line that a kill cut off.
+        write!(metrics.file, "{{\"iter").unwrap();
+        let mut metrics = Metrics::open(&path, Some(2)).unwrap();
+        metrics.write(&json!({"iteration": 3, "again": true})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(
+            text,
+            "{\"iteration\":1}\n{\"iteration\":2}\n{\"iteration\":3,\"again\":true}\n"
+        );
+    }
+}

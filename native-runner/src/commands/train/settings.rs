@@ -1,0 +1,175 @@
+//! The training settings on the command line.
+
+use anyhow::{Result, ensure};
+use clap::{Args, ValueEnum};
+use engram::data::batch;
+use engram::train::{Optimizer, TrainConfig};
+
+/// Whose rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Semantics {
+    /// Ours: shuffled examples, true token weighting, Adam with bias correction
+    Engram,
+    /// MLX-LM's, loss for loss
+    Mlx,
+}
+
+/// Settings that a checkpoint keeps; what is not given is the original experiment's, or the
+/// checkpoint's with `--resume`.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Training")]
+pub struct Settings {
+    /// Whose rules for data order, targets, weighting and Adam [default: engram]
+    #[arg(long)]
+    pub semantics: Option<Semantics>,
+    /// Batches to train on [default: 100]
+    #[arg(long)]
+    pub iters: Option<usize>,
+    /// Sequences in a batch [default: 4]
+    #[arg(long)]
+    pub batch_size: Option<usize>,
+    /// Step size [default: 1e-5]
+    #[arg(long)]
+    pub learning_rate: Option<f32>,
+    /// Rank of the adapter [default: 8]
+    #[arg(long)]
+    pub rank: Option<usize>,
+    /// Scale of the adapter; PEFT's alpha / rank [default: 20]
+    #[arg(long)]
+    pub scale: Option<f32>,
+    /// Blocks to adapt, from the last; -1 is all [default: 16]
+    #[arg(long, allow_negative_numbers = true)]
+    pub num_layers: Option<i64>,
+    /// Linear layers to adapt, such as q_proj,v_proj [default: all seven]
+    #[arg(long, value_delimiter = ',')]
+    pub keys: Option<Vec<String>>,
+    /// adam or adamw [default: adam]
+    #[arg(long, value_parser = parse_optimizer)]
+    pub optimizer: Option<Optimizer>,
+    /// Decay of adamw [default: 0.01]
+    #[arg(long)]
+    pub weight_decay: Option<f32>,
+    /// Whether Adam's moments are corrected for starting at zero [default: true; mlx: false]
+    #[arg(long)]
+    pub bias_correction: Option<bool>,
+    /// Scale gradients of a larger norm down to this
+    #[arg(long)]
+    pub max_grad_norm: Option<f32>,
+    /// Batches whose gradients make one update [default: 1]
+    #[arg(long)]
+    pub grad_accumulation_steps: Option<usize>,
+    /// Keep only the input of each block and compute the rest again: less memory, more time
+    #[arg(long)]
+    pub grad_checkpoint: bool,
+    /// Count the loss of answers alone
+    #[arg(long)]
+    pub mask_prompt: bool,
+    /// Cut longer examples [default: 2048]
+    #[arg(long)]
+    pub max_seq_length: Option<usize>,
+    /// Iterations between reports of the training loss [default: 10]
+    #[arg(long)]
+    pub steps_per_report: Option<usize>,
+    /// Iterations between validations [default: 50]
+    #[arg(long)]
+    pub steps_per_eval: Option<usize>,
+    /// Batches of a validation; -1 is all, 0 none [default: -1]
+    #[arg(long, allow_negative_numbers = true)]
+    pub val_batches: Option<i64>,
+    /// Gives the initial adapter and the order of the data [default: 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
+}
+
+fn parse_optimizer(text: &str) -> Result<Optimizer, String> {
+    match text {
+        "adam" => Ok(Optimizer::Adam),
+        "adamw" => Ok(Optimizer::Adamw),
+        _ => Err("there are adam and adamw".to_owned()),
+    }
+}
+
+impl Settings {
+    /// The settings of a new run.
+    pub fn config(&self) -> TrainConfig {
+        let mut config = TrainConfig::default();
+        if self.semantics == Some(Semantics::Mlx) {
+            config.bias_correction = false;
+        }
+        if self.optimizer == Some(Optimizer::Adamw) {
+            config.weight_decay = 0.01;
+        }
+        self.put_over(config)
+    }
+
+    /// The settings of a run that goes on: its own, with another number of iterations if given.
+    pub fn resumed(&self, saved: &TrainConfig) -> Result<TrainConfig> {
+        let config = self.put_over(saved.clone());
+        let same = TrainConfig { iters: saved.iters, ..config.clone() } == *saved;
+        ensure!(
+            same,
+            "--resume keeps the settings of the run; only --iters can change, start a new run for others"
+        );
+        Ok(config)
+    }
+
+    fn put_over(&self, mut config: TrainConfig) -> TrainConfig {
+        fn put<T: Clone>(into: &mut T, value: &Option<T>) {
+            if let Some(value) = value {
+                *into = value.clone();
+            }
+        }
+        if let Some(semantics) = self.semantics {
+            config.semantics = match semantics {
+                Semantics::Engram => batch::Semantics::Engram,
+                Semantics::Mlx => batch::Semantics::Mlx,
+            };
+        }
+        put(&mut config.iters, &self.iters);
+        put(&mut config.batch_size, &self.batch_size);
+        put(&mut config.learning_rate, &self.learning_rate);
+        put(&mut config.rank, &self.rank);
+        put(&mut config.scale, &self.scale);
+        put(&mut config.num_layers, &self.num_layers);
+        put(&mut config.keys, &self.keys);
+        put(&mut config.optimizer, &self.optimizer);
+        put(&mut config.weight_decay, &self.weight_decay);
+        put(&mut config.bias_correction, &self.bias_correction);
+        if self.max_grad_norm.is_some() {
+            config.max_grad_norm = self.max_grad_norm;
+        }
+        put(&mut config.grad_accumulation_steps, &self.grad_accumulation_steps);
+        config.grad_checkpoint |= self.grad_checkpoint;
+        config.mask_prompt |= self.mask_prompt;
+        put(&mut config.max_seq_length, &self.max_seq_length);
+        put(&mut config.steps_per_report, &self.steps_per_report);
+        put(&mut config.steps_per_eval, &self.steps_per_eval);
+        put(&mut config.val_batches, &self.val_batches);
+        put(&mut config.seed, &self.seed);
+        config
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mlx_has_no_bias_correction_unless_asked() {
+        let mlx = Settings { semantics: Some(Semantics::Mlx), ..Default::default() };
+        assert!(!mlx.config().bias_correction);
+        let asked = Settings { bias_correction: Some(true), ..mlx };
+        assert!(asked.config().bias_correction);
+        assert!(Settings::default().config().bias_correction);
+    }
+
+    #[test]
+    fn a_resumed_run_keeps_its_settings() {
+        let saved = Settings { rank: Some(4), ..Default::default() }.config();
+        let more = Settings { iters: Some(500), ..Default::default() };
+        assert_eq!(more.resumed(&saved).unwrap().iters, 500);
+        assert_eq!(more.resumed(&saved).unwrap().rank, 4);
+        let other = Settings { rank: Some(8), ..Default::default() };
+        assert!(other.resumed(&saved).is_err());
+    }
+}
