@@ -16,6 +16,8 @@ pub struct ContextOptions {
     pub adapter: Option<String>,
     /// Takes at most these limits, as if the adapter had no more: a test of small devices.
     pub limits: Option<wgpu::Limits>,
+    /// Leaves subgroups unused: a test of the kernels that need none.
+    pub without_subgroups: bool,
 }
 
 /// One line of `engram devices`.
@@ -74,6 +76,7 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
+    broadcasts: bool,
     pipelines: RefCell<HashMap<PipelineKey, Pipeline>>,
     memory: Rc<Memory>,
     fault: Arc<Mutex<Option<Fault>>>,
@@ -104,9 +107,12 @@ impl Context {
         let offered = adapter.limits();
         let ceiling = options.limits.clone().unwrap_or_else(|| offered.clone());
         let limits = wanted_limits(&offered, &ceiling);
+        let broadcasts = !options.without_subgroups && wants_broadcasts(adapter);
+        let features = if broadcasts { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("engram"),
             required_limits: limits.clone(),
+            required_features: features,
             ..Default::default()
         };
         let (device, queue) =
@@ -131,6 +137,7 @@ impl Context {
             device,
             queue,
             limits,
+            broadcasts,
             pipelines: RefCell::default(),
             memory: Rc::default(),
             fault,
@@ -145,6 +152,12 @@ impl Context {
     /// The limits it was opened with.
     pub fn limits(&self) -> &wgpu::Limits {
         &self.0.limits
+    }
+
+    /// Whether loads cost far more than arithmetic here, while eight lanes or more can broadcast to
+    /// one another: true of a software adapter with subgroups.
+    pub(crate) fn prefers_broadcasts(&self) -> bool {
+        self.0.broadcasts
     }
 
     /// The memory its buffers take.
@@ -443,6 +456,15 @@ fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
         max_storage_binding: adapter.limits().max_storage_buffer_binding_size,
         is_software: info.device_type == wgpu::DeviceType::Cpu,
     }
+}
+
+/// Whether [`Context::prefers_broadcasts`]. In a page the shaders would have to enable subgroups.
+fn wants_broadcasts(adapter: &wgpu::Adapter) -> bool {
+    let info = adapter.get_info();
+    info.device_type == wgpu::DeviceType::Cpu
+        && info.backend != wgpu::Backend::BrowserWebGpu
+        && info.subgroup_min_size >= 8
+        && adapter.features().contains(wgpu::Features::SUBGROUP)
 }
 
 /// WebGPU's guaranteed limits, which are all the kernels need, with the memory limits raised to

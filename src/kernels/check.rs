@@ -75,6 +75,13 @@ pub fn test_context() -> Context {
     pollster::block_on(Context::new(&Default::default())).expect("the tests need an adapter")
 }
 
+/// [`test_context`] and the same adapter without subgroups, for kernels that come in two variants.
+#[cfg(test)]
+pub fn test_contexts() -> [Context; 2] {
+    let options = crate::gpu::ContextOptions { without_subgroups: true, ..Default::default() };
+    [test_context(), pollster::block_on(Context::new(&options)).expect("the tests need an adapter")]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,5 +1,6 @@
 //! `Y = X Wᵀ + bias + residual` with a weight matrix in any format: one kernel for a single token
-//! (`matvec.wgsl`, bound by reading W) and one for many (`matmul.wgsl`, bound by arithmetic).
+//! (`matvec.wgsl`, bound by reading W) and one for many (`matmul.wgsl`, bound by arithmetic);
+//! software adapters take `matmul_subgroup.wgsl` for both.
 
 use super::weight::{BLOCK, Format, Matrix};
 use super::{ONE, Rows, Tensor, check, weight};
@@ -19,10 +20,23 @@ const MATMUL: Kernel = Kernel {
     storage: &[Read, Read, Read, Read, Read, Write],
 };
 
+const MATMUL_SUBGROUP: Kernel = Kernel {
+    name: "matmul_subgroup",
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("weight.wgsl"),
+        include_str!("matmul_subgroup.wgsl"),
+    ],
+    storage: &[Read, Read, Read, Read, Read, Write],
+};
+
 /// Rows of W that a workgroup of `matvec.wgsl` does.
 const MATVEC_ROWS: usize = 8;
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;
+/// Rows of W that a workgroup of `matmul_subgroup.wgsl` does, and its tokens where there are many.
+const SUBGROUP_ROWS: usize = 32;
+const SUBGROUP_TOKENS: u32 = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -73,8 +87,13 @@ pub fn matmul(
             residual.map_or(x.binding(), Tensor::binding),
             y.binding(),
         ];
-        let constants = [w.format().constant()];
-        let (kernel, grid) = if single {
+        let mut constants = vec![w.format().constant()];
+        let (kernel, grid) = if r.context().prefers_broadcasts() {
+            let tokens = if single { 1 } else { SUBGROUP_TOKENS };
+            constants.push(("TOKENS", tokens.into()));
+            let rows = Extent::cover(part.rows, SUBGROUP_ROWS);
+            (&MATMUL_SUBGROUP, [rows, y.per_token(tokens), ONE])
+        } else if single {
             (&MATVEC, [Extent::cover(part.rows, MATVEC_ROWS), ONE, ONE])
         } else {
             (&MATMUL, [Extent::cover(part.rows, TILE), y.per_token(TILE as u32), ONE])
@@ -141,11 +160,12 @@ mod tests {
 
     #[test]
     fn matches_the_reference_in_every_format() {
-        let context = check::test_context();
-        for format in Format::ALL {
-            for tokens in [1, 2, 33] {
-                for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
-                    pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+        for context in check::test_contexts() {
+            for format in Format::ALL {
+                for tokens in [1, 2, 33] {
+                    for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
+                        pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+                    }
                 }
             }
         }

@@ -17,6 +17,20 @@ const KERNEL: Kernel = Kernel {
     storage: &[Read, Read, Read, Write],
 };
 
+const MATMUL_TRANSPOSED_SUBGROUP: Kernel = Kernel {
+    name: "matmul_transposed_subgroup",
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("weight.wgsl"),
+        include_str!("matmul_transposed_subgroup.wgsl"),
+    ],
+    storage: &[Read, Read, Read, Write],
+};
+
+/// Columns and tokens that a workgroup of `matmul_transposed_subgroup.wgsl` does.
+const SUBGROUP_COLS: usize = 2 * BLOCK;
+const SUBGROUP_TOKENS: u32 = 8;
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -54,8 +68,13 @@ pub fn matmul_transposed(
             pad: 0,
         };
         let bindings = [(&part.values).into(), (&part.scales).into(), dy.binding(), dx.binding()];
-        let grid = [Extent::cover(w.cols(), BLOCK), dy.per_token(BLOCK as u32), ONE];
-        r.dispatch(&KERNEL, &[w.format().constant()], &params, &bindings, grid)?;
+        let (kernel, cols, tokens) = if r.context().prefers_broadcasts() {
+            (&MATMUL_TRANSPOSED_SUBGROUP, SUBGROUP_COLS, SUBGROUP_TOKENS)
+        } else {
+            (&KERNEL, BLOCK, BLOCK as u32)
+        };
+        let grid = [Extent::cover(w.cols(), cols), dy.per_token(tokens), ONE];
+        r.dispatch(kernel, &[w.format().constant()], &params, &bindings, grid)?;
     }
     Ok(())
 }
@@ -101,11 +120,12 @@ mod tests {
 
     #[test]
     fn matches_the_reference_in_every_format() {
-        let context = check::test_context();
-        for format in Format::ALL {
-            for tokens in [1, 33] {
-                for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
-                    pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+        for context in check::test_contexts() {
+            for format in Format::ALL {
+                for tokens in [1, 33] {
+                    for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
+                        pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+                    }
                 }
             }
         }

@@ -16,8 +16,23 @@ fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>(vec4<i32>(vec4<u32>(word << 24u, word << 16u, word << 8u, word)) >> vec4<u32>(24u));
 }
 
-// Weights 8·quarter … 8·quarter + 7 of a block.
-fn eight_weights(block: u32, quarter: u32) -> Eight {
+// The scale of a block and what is added, for the formats that have them.
+fn block_scale(block: u32) -> vec2<f32> {
+    switch FORMAT {
+        case 2u: {
+            return vec2<f32>(unpack2x16float(scales[block / 2u])[block & 1u], 0.0);
+        }
+        case 3u: {
+            return unpack2x16float(scales[block]); // (d, m)
+        }
+        default: {
+            return vec2<f32>();
+        }
+    }
+}
+
+// Weights 8·quarter … 8·quarter + 7 of a block, given its `block_scale`.
+fn eight_scaled(block: u32, quarter: u32, scale: vec2<f32>) -> Eight {
     switch FORMAT {
         case 1u: {
             let words = values[block * 4u + quarter];
@@ -27,16 +42,17 @@ fn eight_weights(block: u32, quarter: u32) -> Eight {
             );
         }
         case 2u: {
-            let words = values[block * 2u + quarter / 2u];
-            let pair = select(words.xy, words.zw, (quarter & 1u) == 1u);
-            let scale = unpack2x16float(scales[block / 2u])[block & 1u];
-            return Eight(signed_bytes(pair.x) * scale, signed_bytes(pair.y) * scale);
+            let at = block * 2u + quarter / 2u;
+            let half = (quarter & 1u) * 2u;
+            return Eight(
+                signed_bytes(values[at][half]) * scale.x,
+                signed_bytes(values[at][half + 1u]) * scale.x,
+            );
         }
         case 3u: {
             let word = values[block][quarter];
             let low = vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u));
             let high = vec4<f32>((vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u));
-            let scale = unpack2x16float(scales[block]); // (d, m)
             return Eight(low * scale.x + scale.y, high * scale.x + scale.y);
         }
         default: {
@@ -44,4 +60,8 @@ fn eight_weights(block: u32, quarter: u32) -> Eight {
             return Eight(bitcast<vec4<f32>>(values[first]), bitcast<vec4<f32>>(values[first + 1u]));
         }
     }
+}
+
+fn eight_weights(block: u32, quarter: u32) -> Eight {
+    return eight_scaled(block, quarter, block_scale(block));
 }
