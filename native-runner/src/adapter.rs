@@ -34,10 +34,7 @@ pub fn read_folder(folder: &Path) -> Result<AdapterTensors> {
 ///
 /// All of them are on the disk before the first takes its place, so that whatever goes wrong
 /// leaves the older files as they were; other files of the folder stay.
-pub fn write_folder<'n, 'c>(
-    folder: &Path,
-    files: impl IntoIterator<Item = (&'n str, &'c [u8])>,
-) -> Result<()> {
+pub fn write_folder(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     let is_new = !folder.exists();
     fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
     let written = replace(folder, files);
@@ -48,20 +45,15 @@ pub fn write_folder<'n, 'c>(
     written
 }
 
-fn replace<'n, 'c>(
-    folder: &Path,
-    files: impl IntoIterator<Item = (&'n str, &'c [u8])>,
-) -> Result<()> {
+fn replace(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
     // In the folder itself: a rename does not leave its file system. Dropped, it is removed.
     let staging = tempfile::Builder::new().prefix(".writing-").tempdir_in(folder);
     let staging = staging.map_err(|error| cannot_write(folder, error))?;
-    let mut names = Vec::new();
     for (name, content) in files {
         write_synced(&staging.path().join(name), content)
             .map_err(|error| cannot_write(&folder.join(name), error))?;
-        names.push(name);
     }
-    for name in names {
+    for (name, _) in files {
         let path = folder.join(name);
         fs::rename(staging.path().join(name), &path).map_err(|error| cannot_write(&path, error))?;
     }
@@ -108,9 +100,9 @@ mod tests {
     fn files_are_replaced_and_others_stay() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("runs/adapters");
-        write_folder(&folder, [("a", &b"1"[..]), ("b", b"2")]).unwrap();
+        write_folder(&folder, &[("a", &b"1"[..]), ("b", b"2")]).unwrap();
         fs::write(folder.join("notes.txt"), "mine").unwrap();
-        write_folder(&folder, [("a", &b"one"[..]), ("b", b"two")]).unwrap();
+        write_folder(&folder, &[("a", &b"one"[..]), ("b", b"two")]).unwrap();
         assert_eq!(names(&folder), ["a", "b", "notes.txt"]);
         assert_eq!(fs::read(folder.join("a")).unwrap(), b"one");
         assert_eq!(fs::read(folder.join("b")).unwrap(), b"two");
@@ -120,15 +112,15 @@ mod tests {
     fn a_failed_write_leaves_the_folder_as_it_was() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().join("adapters");
-        write_folder(&folder, [("a", &b"1"[..])]).unwrap();
+        write_folder(&folder, &[("a", &b"1"[..])]).unwrap();
         // The second file can't be made.
-        let failed = write_folder(&folder, [("a", &b"one"[..]), ("no/folder", b"two")]);
+        let failed = write_folder(&folder, &[("a", &b"one"[..]), ("no/folder", b"two")]);
         assert!(error(failed).contains("no/folder: "));
         assert_eq!(fs::read(folder.join("a")).unwrap(), b"1");
         assert_eq!(names(&folder), ["a"]);
 
         let new = root.path().join("new");
-        assert!(write_folder(&new, [("no/folder", &b"two"[..])]).is_err());
+        assert!(write_folder(&new, &[("no/folder", &b"two"[..])]).is_err());
         assert!(!new.exists());
     }
 
@@ -137,7 +129,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        let problem = error(write_folder(&file, [("a", &b"1"[..])]));
+        let problem = error(write_folder(&file, &[("a", &b"1"[..])]));
         assert!(problem.ends_with("; choose another folder"), "{problem}");
         let full = cannot_write(Path::new("a"), io::ErrorKind::StorageFull.into()).to_string();
         assert!(full.contains("make room"), "{full}");

@@ -2,7 +2,9 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{chat, devices, doctor, eval, fetch, generate, logits, train};
+use crate::commands::{
+    chat, convert_adapter, devices, doctor, eval, fetch, generate, logits, train,
+};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -87,6 +89,9 @@ pub enum Command {
     /// Compare the model and trained adapters on a test set
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Options),
+    /// Write an adapter in the other library's files
+    #[command(after_help = convert_adapter::EXAMPLES)]
+    ConvertAdapter(convert_adapter::Options),
     /// Print what the model makes of each position of a text, for comparisons
     #[command(after_help = logits::EXAMPLES)]
     Logits(logits::Options),

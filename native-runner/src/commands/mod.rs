@@ -1,6 +1,7 @@
 //! One file per command: its options and what it does with them.
 
 pub mod chat;
+pub mod convert_adapter;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
@@ -20,6 +21,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Doctor(options) => doctor::run(&global, &options),
         Command::Generate(options) => generate::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
+        Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),

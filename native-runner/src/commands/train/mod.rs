@@ -371,7 +371,7 @@ impl Run<'_> {
 
     async fn save_checkpoint(&mut self, trainer: &Trainer) -> Result<()> {
         let bytes = trainer.save().await?.to_bytes()?;
-        adapter::write_folder(&self.options.adapter_path, [(CHECKPOINT, &bytes[..])])?;
+        adapter::write_folder(&self.options.adapter_path, &[(CHECKPOINT, &bytes[..])])?;
         self.saved = Instant::now();
         Ok(())
     }
@@ -379,7 +379,7 @@ impl Run<'_> {
     async fn save_adapter(&self, trainer: &Trainer, folder: &Path) -> Result<()> {
         let tensors = trainer.adapter_tensors().await?;
         let files = self.files(&tensors, trainer.config())?;
-        adapter::write_folder(folder, files.iter())
+        adapter::write_folder(folder, &files.iter().collect::<Vec<_>>())
     }
 
     fn files(&self, tensors: &AdapterTensors, config: &TrainConfig) -> Result<AdapterFiles> {
