@@ -2,7 +2,7 @@
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
-use crate::commands::{chat, devices, doctor, eval, fetch, generate, logits};
+use crate::commands::{chat, data, devices, doctor, eval, fetch, generate, logits};
 use crate::source::{ModelSpec, builtin};
 
 /// Runs small language models and trains LoRA adapters on them, on the GPU that is there.
@@ -70,6 +70,9 @@ impl From<Quantize> for engram::model::Quantize {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a data set of patterns, or print what is in one
+    #[command(after_help = data::EXAMPLES)]
+    Data(data::Options),
     /// List the GPU adapters, the one that is taken first
     Devices(devices::Options),
     /// Test whether the adapter computes what it should

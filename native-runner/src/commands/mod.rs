@@ -1,6 +1,7 @@
 //! One file per command: its options and what it does with them.
 
 pub mod chat;
+pub mod data;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
@@ -14,6 +15,7 @@ use crate::cli::{Cli, Command};
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
+        Command::Data(options) => data::run(&global, &options),
         Command::Devices(options) => devices::run(&options),
         Command::Chat(options) => chat::run(&global, &options),
         Command::Doctor(options) => doctor::run(&global, &options),
