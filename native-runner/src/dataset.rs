@@ -1,12 +1,13 @@
 //! Data sets in folders: `train.jsonl`, `valid.jsonl`, `test.jsonl`.
 
-use std::fs::File;
-use std::io::{ErrorKind, Write as _};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use engram::data::jsonl::{self, Record};
 use engram::data::split::Splits;
+
+use crate::staged::Staged;
 
 /// The files of a data set, without `.jsonl`.
 pub const SETS: [&str; 3] = ["train", "valid", "test"];
@@ -22,33 +23,17 @@ pub fn read(folder: &Path, set: &str) -> Result<Option<Vec<Record>>> {
     }
 }
 
-/// Writes the three files into `folder`. They are written beside and moved into place when all
-/// three are whole; files that are there are kept unless `force`.
+/// Writes the three files into `folder`, all or none; files that are there are kept unless `force`.
 pub fn write(folder: &Path, splits: &Splits, force: bool) -> Result<()> {
-    let sets = [&splits.train, &splits.valid, &splits.test];
-    let path = |set: &str| folder.join(format!("{set}.jsonl"));
-    if let Some(there) = SETS.map(path).iter().find(|path| !force && path.exists()) {
-        bail!("{}: is there already; --force writes over it", there.display());
+    let names = SETS.map(|set| format!("{set}.jsonl"));
+    if let Some(there) = names.iter().find(|name| !force && folder.join(name).exists()) {
+        bail!("{}: is there already; --force writes over it", folder.join(there).display());
     }
-    let context = || folder.display().to_string();
-    std::fs::create_dir_all(folder).with_context(context)?;
-    let beside =
-        tempfile::Builder::new().prefix(".data-").tempdir_in(folder).with_context(context)?;
-    let temporary = |set: &str| beside.path().join(set);
-    for (set, records) in SETS.iter().zip(sets) {
-        write_file(&temporary(set), records).with_context(|| path(set).display().to_string())?;
+    let mut staged = Staged::new(folder)?;
+    for (name, records) in names.into_iter().zip([&splits.train, &splits.valid, &splits.test]) {
+        staged.write(name, jsonl::to_jsonl(records))?;
     }
-    for set in SETS {
-        let path = path(set);
-        std::fs::rename(temporary(set), &path).with_context(|| path.display().to_string())?;
-    }
-    Ok(())
-}
-
-fn write_file(path: &Path, records: &[Record]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(jsonl::to_jsonl(records).as_bytes())?;
-    file.sync_all()
+    staged.publish()
 }
 
 #[cfg(test)]
