@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    chat, convert_adapter, devices, doctor, eval, fetch, generate, logits, train,
+    chat, convert_adapter, data, devices, doctor, eval, fetch, generate, logits, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -72,6 +72,9 @@ impl From<Quantize> for engram::model::Quantize {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Make a data set of patterns, or print what is in one
+    #[command(after_help = data::EXAMPLES)]
+    Data(data::Options),
     /// List the GPU adapters, the one that is taken first
     Devices(devices::Options),
     /// Test whether the adapter computes what it should

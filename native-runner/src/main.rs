@@ -4,6 +4,7 @@
 mod adapter;
 mod cli;
 mod commands;
+mod dataset;
 mod interrupt;
 mod self_test;
 mod session;

@@ -60,7 +60,8 @@ pub fn clock() -> f64 {
     START.with(|start| start.elapsed().as_secs_f64())
 }
 
-fn now() -> LocalTime {
+/// What time it is, for chat templates that ask.
+pub fn now() -> LocalTime {
     let unix_seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |t| t.as_secs());
     LocalTime { unix_seconds: unix_seconds as i64, utc_offset_seconds: 0 }
 }

@@ -54,7 +54,17 @@ impl Record {
     }
 
     fn to_json(&self) -> Value {
-        let (mut line, tools) = match &self.body {
+        let mut line = self.body.to_json();
+        if let Some(category) = &self.category {
+            line["category"] = json!(category);
+        }
+        line
+    }
+}
+
+impl Body {
+    fn to_json(&self) -> Value {
+        let (mut line, tools) = match self {
             Body::Chat { messages, tools } => (json!({ "messages": messages }), tools.as_ref()),
             Body::Completion { prompt, completion, tools } => {
                 (json!({ "prompt": prompt, "completion": completion }), tools.as_ref())
@@ -64,10 +74,14 @@ impl Record {
         if let Some(tools) = tools {
             line["tools"] = json!(tools);
         }
-        if let Some(category) = &self.category {
-            line["category"] = json!(category);
-        }
         line
+    }
+}
+
+/// The line of a record without a category.
+impl std::fmt::Display for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.to_json().fmt(f)
     }
 }
 

@@ -5,7 +5,8 @@
 //! 3. [`tokens`] turns records into token ids;
 //! 4. [`batch`] packs these into batches, and [`source`] deals the batches out in their order.
 //!
-//! [`random`] has the two generators that the orders come from.
+//! [`stats`] counts what is in a data set; [`random`] has the two generators that the orders come
+//! from.
 
 pub mod augment;
 pub mod batch;
@@ -14,5 +15,6 @@ pub mod patterns;
 pub mod random;
 pub mod source;
 pub mod split;
+pub mod stats;
 pub mod token;
 pub mod tokens;

@@ -48,6 +48,15 @@ impl Section {
     }
 }
 
+/// The pattern files that come with the library, as [`read`] takes them: 131 patterns, of the
+/// sections and sizes of the original experiment.
+pub const BUNDLED: [(&str, &[u8]); 4] = [
+    ("code_idioms.yaml", include_bytes!("../../data/patterns/code_idioms.yaml")),
+    ("facts.yaml", include_bytes!("../../data/patterns/facts.yaml")),
+    ("format_transforms.yaml", include_bytes!("../../data/patterns/format_transforms.yaml")),
+    ("error_fixes.yaml", include_bytes!("../../data/patterns/error_fixes.yaml")),
+];
+
 /// One pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
@@ -173,13 +182,7 @@ impl<'de> Visitor<'de> for FileVisitor {
 /// The repository's own patterns, for the tests of this module's neighbours.
 #[cfg(test)]
 pub(crate) fn ours() -> Vec<Pattern> {
-    read(&[
-        ("code_idioms.yaml", include_bytes!("../../data/patterns/code_idioms.yaml")),
-        ("facts.yaml", include_bytes!("../../data/patterns/facts.yaml")),
-        ("format_transforms.yaml", include_bytes!("../../data/patterns/format_transforms.yaml")),
-        ("error_fixes.yaml", include_bytes!("../../data/patterns/error_fixes.yaml")),
-    ])
-    .unwrap()
+    read(&BUNDLED).unwrap()
 }
 
 #[cfg(test)]

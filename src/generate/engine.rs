@@ -5,13 +5,14 @@ use std::rc::Rc;
 use serde_json::Value;
 
 use super::decoder::Decoder;
+use super::encoder::Encoder;
+use crate::Result;
 use crate::data::tokens::Encode;
-use crate::formats::{Checkpoint, TokenizerFile};
+use crate::formats::Checkpoint;
 use crate::gpu::Context;
 use crate::model::{Adapter, GpuLlama, Quantize};
 use crate::ops::Parameter;
-use crate::text::{ChatTemplate, LocalTime, Message, RenderOptions, Tokenizer};
-use crate::{Error, Result};
+use crate::text::{LocalTime, Message, Tokenizer};
 
 /// Tokens that end an answer in the models of this architecture, whatever their config says.
 const END_TOKENS: [&str; 7] = [
@@ -29,10 +30,7 @@ const END_TOKENS: [&str; 7] = [
 pub struct Engine {
     context: Context,
     model: Rc<GpuLlama>,
-    tokenizer: Tokenizer,
-    template: Option<ChatTemplate>,
-    /// The clock for templates that ask for the date.
-    now: Option<LocalTime>,
+    encoder: Encoder,
 }
 
 impl Engine {
@@ -43,26 +41,14 @@ impl Engine {
         quantize: Option<Quantize>,
         on_progress: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<Self> {
-        let tokenizer = match &checkpoint.tokenizer {
-            TokenizerFile::Json(json) => Tokenizer::from_json(checkpoint.name(), json)?,
-            TokenizerFile::Gguf(metadata) => Tokenizer::from_gguf(metadata)?,
-        };
-        let template = match &checkpoint.chat_template {
-            None => None,
-            Some(source) => Some(ChatTemplate::new(
-                checkpoint.name(),
-                source,
-                checkpoint.bos_token.as_deref(),
-                checkpoint.eos_token.as_deref(),
-            )?),
-        };
+        let encoder = Encoder::new(checkpoint)?;
         let model = GpuLlama::to_gpu(context, checkpoint, quantize, on_progress).await?;
-        Ok(Self { context: context.clone(), model: Rc::new(model), tokenizer, template, now: None })
+        Ok(Self { context: context.clone(), model: Rc::new(model), encoder })
     }
 
     /// Tells templates that ask for it what time it is; the library has no clock.
     pub fn set_time(&mut self, now: LocalTime) {
-        self.now = Some(now);
+        self.encoder.set_time(now);
     }
 
     /// The device it is on.
@@ -77,7 +63,7 @@ impl Engine {
 
     /// The tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        self.encoder.tokenizer()
     }
 
     /// A decoder with an empty cache, with or without an adapter.
@@ -96,8 +82,8 @@ impl Engine {
     /// Every token that ends an answer.
     pub fn end_tokens(&self) -> Vec<u32> {
         let mut ends = self.model.config.eos_token_ids.clone();
-        let known = END_TOKENS.iter().filter_map(|token| self.tokenizer.token_id(token));
-        ends.extend(known.filter(|&id| self.tokenizer.is_special(id)));
+        let known = END_TOKENS.iter().filter_map(|token| self.tokenizer().token_id(token));
+        ends.extend(known.filter(|&id| self.tokenizer().is_special(id)));
         ends.sort_unstable();
         ends.dedup();
         ends
@@ -111,26 +97,14 @@ impl Encode for Engine {
         tools: Option<&[Value]>,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
-        let Some(template) = &self.template else {
-            return Err(Error::invalid(
-                "the model has no chat template; use a raw prompt, or a model with one",
-            ));
-        };
-        let options = RenderOptions {
-            add_generation_prompt,
-            tools: tools.map(<[Value]>::to_vec),
-            now: self.now,
-            ..Default::default()
-        };
-        // The template writes the special tokens itself.
-        self.tokenizer.encode(&template.render_with(messages, &options)?, false)
+        self.encoder.chat(messages, tools, add_generation_prompt)
     }
 
     fn text(&self, text: &str) -> Result<Vec<u32>> {
-        self.tokenizer.encode(text, true)
+        self.encoder.text(text)
     }
 
     fn eos(&self) -> Option<u32> {
-        self.model.config.eos_token_ids.first().copied()
+        self.encoder.eos()
     }
 }

@@ -5,6 +5,7 @@
 //! likely given tokens are.
 
 mod decoder;
+mod encoder;
 mod engine;
 mod likelihood;
 mod logits;
@@ -12,6 +13,7 @@ mod sampler;
 mod text;
 
 pub use decoder::Decoder;
+pub use encoder::Encoder;
 pub use engine::Engine;
 pub use likelihood::Likelihood;
 pub use sampler::{Sampler, Sampling};

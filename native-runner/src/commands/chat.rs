@@ -150,7 +150,7 @@ impl Chat<'_> {
         let (decoder, clock) = (&mut self.decoder, &session::clock);
         let answer = self.engine.generate(decoder, &ids, &config, clock, &mut print);
         let answer = pollster::block_on(answer)?;
-        writeln!(std::io::stdout())?;
+        writeln!(std::io::stdout()).context("standard output")?;
         if answer.finish_reason == FinishReason::Length {
             let most = config.max_new_tokens;
             terminal.note(match room > most {

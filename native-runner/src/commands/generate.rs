@@ -39,23 +39,23 @@ pub struct Options {
 /// How to decode: shared by `generate` and `chat`.
 #[derive(Debug, Args)]
 pub struct DecodingOptions {
-    /// Most new tokens
-    #[arg(long, default_value_t = 256)]
-    pub max_new_tokens: usize,
-    /// 0 takes the most likely token, higher is more varied [default: 0; chat: 0.7]
+    /// Most new tokens [default: 256, or what the context has room for]
     #[arg(long)]
+    pub max_new_tokens: Option<usize>,
+    /// 0 takes the most likely token, higher is more varied [default: 0; chat: 0.7]
+    #[arg(long, allow_negative_numbers = true)]
     pub temperature: Option<f32>,
     /// Keep this many of the most likely tokens; 0 keeps all
     #[arg(long, default_value_t = 0)]
     pub top_k: usize,
     /// Keep the fewest tokens whose probabilities add up to this
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0)]
     pub top_p: f32,
     /// Keep tokens at least this times as likely as the most likely
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.0)]
     pub min_p: f32,
     /// Above 1 makes tokens of the context less likely
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 1.0)]
     pub repeat_penalty: f32,
     /// The same seed gives the same text
     #[arg(long, default_value_t = 0)]
@@ -64,6 +64,8 @@ pub struct DecodingOptions {
     #[arg(long)]
     pub stop: Vec<String>,
 }
+
+const MAX_NEW_TOKENS: usize = 256;
 
 impl DecodingOptions {
     /// The library's words for them.
@@ -76,7 +78,8 @@ impl DecodingOptions {
             repeat_penalty: self.repeat_penalty,
             seed: self.seed,
         };
-        GenerateConfig { max_new_tokens: self.max_new_tokens, sampling, stop: self.stop.clone() }
+        let max_new_tokens = self.max_new_tokens.unwrap_or(MAX_NEW_TOKENS);
+        GenerateConfig { max_new_tokens, sampling, stop: self.stop.clone() }
     }
 }
 
@@ -92,7 +95,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         None | Some("-") => read_stdin()?,
         Some(prompt) => prompt.to_owned(),
     };
-    let config = options.decoding.config(0.0);
+    let mut config = options.decoding.config(0.0);
     config.sampling.check()?;
     let engine = session::load_engine(global)?;
     let ids = if options.raw {
@@ -103,11 +106,15 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     };
     let adapter = adapter::load(&engine, options.adapter_path.as_deref())?;
     let mut decoder = engine.decoder(adapter.as_ref())?;
+    if options.decoding.max_new_tokens.is_none() {
+        let room = decoder.limit().saturating_sub(ids.len());
+        config.max_new_tokens = config.max_new_tokens.min(room.max(1));
+    }
     let _deferred = interrupt::defer();
     let mut print = print_text;
     let answer = engine.generate(&mut decoder, &ids, &config, &session::clock, &mut print);
     let answer = pollster::block_on(answer)?;
-    writeln!(std::io::stdout())?;
+    writeln!(std::io::stdout()).context("standard output")?;
     print_statistics(Terminal::new(global), &engine, &answer);
     if interrupt::requested() { Err(interrupt::Interrupted.into()) } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 
 pub mod chat;
 pub mod convert_adapter;
+pub mod data;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
@@ -16,6 +17,7 @@ use crate::cli::{Cli, Command};
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
+        Command::Data(options) => data::run(&global, &options),
         Command::Devices(options) => devices::run(&options),
         Command::Chat(options) => chat::run(&global, &options),
         Command::Doctor(options) => doctor::run(&global, &options),
