@@ -4,6 +4,7 @@ mod metrics;
 mod settings;
 
 use std::collections::BTreeSet;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -138,7 +139,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<Summ
         config.iters,
         trainer.dispatches_per_step()
     ));
-    pollster::block_on(run.to_the_end(&mut trainer))?;
+    pollster::block_on(run.finish(&mut trainer))?;
     terminal.note(format_args!("saved the adapter to {}", folder.display()));
     Ok(Summary {
         adapter: folder.clone(),
@@ -251,6 +252,11 @@ fn data(
     Ok((train, valid))
 }
 
+/// A line of results on standard output.
+fn say(line: impl std::fmt::Display) -> Result<()> {
+    Ok(writeln!(std::io::stdout(), "{line}")?)
+}
+
 /// What a running training keeps on the host.
 struct Run<'a> {
     options: &'a Options,
@@ -267,7 +273,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_the_end(&mut self, trainer: &mut Trainer) -> Result<()> {
+    async fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
         let _deferred = interrupt::defer();
         let mut bar = self.terminal.steps(trainer.config().iters);
         let mut what = "training".to_owned();
@@ -285,7 +291,9 @@ impl Run<'_> {
             match event {
                 Event::Validated { iteration, loss, best } => {
                     let seconds = began.elapsed().as_secs_f64();
-                    println!("iteration {iteration}: validation loss {loss:.4}, {seconds:.1} s");
+                    say(format_args!(
+                        "iteration {iteration}: validation loss {loss:.4}, {seconds:.1} s"
+                    ))?;
                     self.metrics.write(&json!({
                         "iteration": iteration, "val_loss": loss, "seconds": seconds,
                     }))?;
@@ -342,11 +350,11 @@ impl Run<'_> {
         let iterations = std::mem::take(&mut self.interval_iterations);
         let (its, rate) = (iterations as f64 / seconds, tokens as f64 / seconds);
         let peak = self.engine.context().memory().peak();
-        println!(
+        say(format_args!(
             "iteration {iteration}: training loss {loss:.4}, gradient norm {gradient_norm:.3}, \
              {its:.3} it/s, {rate:.0} tokens/s, peak GPU memory {:.1} MB",
             peak as f64 / 1e6
-        );
+        ))?;
         self.metrics.write(&json!({
             "iteration": iteration,
             "train_loss": loss,
