@@ -5,6 +5,8 @@ struct Params {
     count: u32,
     beta1: f32,
     beta2: f32,
+    rest1: f32, // 1 − β₁
+    rest2: f32, // 1 − β₂
     eps: f32,
     weight_decay: f32,
 }
@@ -31,8 +33,8 @@ fn main(
     let factor = clip[0] * step.gradient_scale;
     for (var i = id.x; i < params.count; i += groups.x * THREADS) {
         let g = gradients[i] * factor;
-        let m = params.beta1 * first[i] + (1.0 - params.beta1) * g;
-        let v = params.beta2 * second[i] + (1.0 - params.beta2) * g * g;
+        let m = params.beta1 * first[i] + params.rest1 * g;
+        let v = params.beta2 * second[i] + params.rest2 * g * g;
         first[i] = m;
         second[i] = v;
         let kept = parameters[i] * (1.0 - step.learning_rate * params.weight_decay);

@@ -301,8 +301,8 @@ impl Trainer {
             self.interval.accumulated = 0;
         }
         let adam = self.config.adam();
-        let moment_scale = |beta: f32| match self.config.bias_correction {
-            true => (1.0 / (1.0 - f64::from(beta).powi(self.updates.max(1) as i32))) as f32,
+        let moment_scale = |beta: f64| match self.config.bias_correction {
+            true => (1.0 / (1.0 - beta.powi(self.updates.max(1) as i32))) as f32,
             false => 1.0,
         };
         let step = Step {

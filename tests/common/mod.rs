@@ -5,15 +5,19 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use engram::data::tokens::Example;
 use engram::formats::{ByteSource, Checkpoint, SafetensorsFolder};
 use engram::generate::Engine;
 use engram::gpu::{Context, ContextOptions, Step};
 use engram::kernels::Token;
-use engram::model::{GpuLlama, Quantize, ReferenceLlama, rope_table};
-use engram::ops::{GpuOps, Reference};
+use engram::model::{
+    Adapter, AdapterTensors, GpuLlama, ModelConfig, Quantize, ReferenceLlama, Target, rope_table,
+};
+use engram::ops::{GpuOps, Lora, Reference};
 use pollster::block_on;
 
 /// A file below `data/goldens`.
@@ -250,4 +254,108 @@ pub fn assert_close(what: &str, actual: &[f32], expected: &[f32], tolerance: f32
     let Some(&first) = off.first() else { return };
     let (count, all, got, want) = (off.len(), actual.len(), actual[first], expected[first]);
     panic!("{what}: {count} of {all} are off, the first at {first}: {got} instead of {want}");
+}
+
+/// The hash that made test values: `data/goldens/README.md` has it.
+fn splitmix64(x: u64) -> u64 {
+    let z = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}
+
+/// The hash's bits for the elements of the tensor `name`.
+pub fn hash_bits(name: &str) -> impl Iterator<Item = u64> + use<> {
+    let seed = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |seed, byte| {
+        (seed ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+    });
+    (0u64..).map(move |i| splitmix64(seed.wrapping_add(i)))
+}
+
+/// The hash's values for a tensor, within ±`bound`.
+pub fn hash_values(name: &str, count: usize, bound: f64) -> Vec<f32> {
+    let unit = |bits: u64| (bits >> 40) as f64 / f64::from(1 << 24) * 2.0 - 1.0;
+    hash_bits(name).take(count).map(|bits| (unit(bits) * bound) as f32).collect()
+}
+
+/// MLX's name of a parameter.
+pub fn mlx_name(layer: usize, target: Target, half: &str) -> String {
+    format!("model.layers.{layer}.{}.{half}", target.path())
+}
+
+/// All seven updates of `layers`: `lora_a` with bound 1/√in and `lora_b` with `bound_b`.
+pub fn hash_adapter(
+    config: &ModelConfig,
+    layers: Range<usize>,
+    rank: usize,
+    scale: f32,
+    bound_b: f64,
+) -> AdapterTensors {
+    let updates = layers.flat_map(|layer| Target::ALL.map(|target| (layer, target)));
+    Adapter::new(updates.map(|(layer, target)| {
+        let (ins, outs) = target.shape(config);
+        let bound_a = 1.0 / (ins as f64).sqrt();
+        let a = hash_values(&mlx_name(layer, target, "lora_a"), ins * rank, bound_a);
+        let b = hash_values(&mlx_name(layer, target, "lora_b"), rank * outs, bound_b);
+        ((layer, target), Lora { a, b, rank, scale })
+    }))
+}
+
+/// All seven updates of `layers` from PEFT's tensors `{prefix}{PEFT key}` of a golden file.
+pub fn peft_adapter(
+    golden: &Golden,
+    prefix: &str,
+    layers: Range<usize>,
+    rank: usize,
+    scale: f32,
+) -> AdapterTensors {
+    let updates = layers.flat_map(|layer| Target::ALL.map(|target| (layer, target)));
+    Adapter::new(updates.map(|(layer, target)| {
+        let stem = format!("{prefix}base_model.model.model.layers.{layer}.{}", target.path());
+        // PEFT has [rank, in] and [out, rank].
+        let a = golden.f32(&format!("{stem}.lora_A.weight"));
+        let b = golden.f32(&format!("{stem}.lora_B.weight"));
+        let (ins, outs) = (a.len() / rank, b.len() / rank);
+        let a = transposed(&a, rank, ins);
+        ((layer, target), Lora { a, b: transposed(&b, outs, rank), rank, scale })
+    }))
+}
+
+fn transposed(values: &[f32], rows: usize, cols: usize) -> Vec<f32> {
+    (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
+}
+
+/// The examples of a golden batch: `input_ids`, `lengths` and `target_mask`.
+pub fn golden_examples(golden: &Golden) -> Vec<Example> {
+    let lengths = golden.u32("lengths");
+    let (ids, mask) = (golden.u32("input_ids"), golden.u8("target_mask"));
+    let rows = ids.chunks_exact(ids.len() / lengths.len());
+    let masks = mask.chunks_exact(mask.len() / lengths.len());
+    let example = |((ids, mask), length): ((&[u32], &[u8]), &u32)| Example {
+        ids: ids[..*length as usize].to_vec(),
+        // The mask's first place is of the second token.
+        prompt_len: 1 + mask.iter().position(|&counts| counts == 1).expect("a target"),
+    };
+    rows.zip(masks).zip(&lengths).map(example).collect()
+}
+
+/// The distance over the length of `expected`.
+pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
+    nmse(actual, expected).sqrt()
+}
+
+/// Fails unless every `a` and `b` is within a relative distance of `most` of its twin.
+#[track_caller]
+pub fn assert_adapters(what: &str, actual: &AdapterTensors, expected: &AdapterTensors, most: f64) {
+    assert_eq!(actual.iter().count(), expected.iter().count(), "{what}");
+    for (layer, target, expected) in expected.iter() {
+        let actual = actual.get(layer, target).expect("the same updates");
+        for (half, actual, expected) in
+            [("lora_a", &actual.a, &expected.a), ("lora_b", &actual.b, &expected.b)]
+        {
+            let error = relative_error(actual, expected);
+            let name = mlx_name(layer, target, half);
+            assert!(error <= most, "{what}: {name} is off by {error:e}, at most {most:e} is right");
+        }
+    }
 }

@@ -1,0 +1,116 @@
+//! Loss and LoRA gradients of whole models, against those of PyTorch in float64.
+
+mod common;
+
+use std::rc::Rc;
+
+use common::*;
+use engram::data::batch::{BatchConfig, BatchSet, Semantics};
+use engram::gpu::{Context, Step};
+use engram::model::{Adapter, AdapterTensors, GpuAdapter, GpuLlama, Quantize};
+use engram::ops::Lora;
+use engram::train::{LossRecording, StepBuffers, StepRecording};
+use pollster::block_on;
+
+/// The examples as one batch whose loss is the mean of its targets.
+struct Case {
+    context: Context,
+    model: Rc<GpuLlama>,
+    buffers: StepBuffers,
+    tokens: u32,
+}
+
+impl Case {
+    fn new(context: &Context, model: &Rc<GpuLlama>, golden: &Golden) -> Self {
+        let examples = golden_examples(golden);
+        let count = examples.len();
+        let config = BatchConfig {
+            semantics: Semantics::Engram,
+            batch_size: count,
+            max_seq_length: 2048,
+            seed: 0,
+        };
+        let set = BatchSet::new(examples, config).unwrap();
+        let batch = set.pack(&(0..count as u32).collect::<Vec<_>>());
+        let counted: usize = golden.u8("target_mask").iter().map(|&c| usize::from(c)).sum();
+        assert_eq!(batch.trained, counted);
+        let buffers = StepBuffers::new(context, model, set.most_tokens(), set.longest()).unwrap();
+        let step = Step { tokens: batch.tokens.len() as u32, ..Default::default() };
+        buffers.write(context, &batch.tokens, &batch.targets, &step);
+        Self { context: context.clone(), model: model.clone(), buffers, tokens: step.tokens }
+    }
+
+    fn loss(&self) -> f64 {
+        f64::from(block_on(self.context.read::<f32>(&self.buffers.loss, 0, 1)).unwrap()[0])
+    }
+
+    fn clear_loss(&self) {
+        self.context.write(&self.buffers.loss, 0, &[0; 4]);
+    }
+
+    /// The loss without gradients.
+    fn loss_alone(&self, adapter: Option<&GpuAdapter>) -> f64 {
+        let adapter = adapter.map(|a| &*a.adapter);
+        let recording = LossRecording::new(&self.context, &self.model, adapter, &self.buffers);
+        self.clear_loss();
+        recording.unwrap().recording().submit(self.tokens, 1);
+        self.loss()
+    }
+
+    /// Loss and gradients; the same replay twice adds them up.
+    fn step(
+        &self,
+        adapter: &GpuAdapter,
+        checkpoint: bool,
+        replays: usize,
+    ) -> (f64, AdapterTensors) {
+        let bytes = (adapter.count * 4) as u64;
+        let gradients = self.context.storage("gradients", bytes).unwrap();
+        let (context, model, buffers) = (&self.context, &self.model, &self.buffers);
+        let recording =
+            StepRecording::new(context, model, &adapter.adapter, &gradients, buffers, checkpoint);
+        self.clear_loss();
+        recording.unwrap().recording().submit(self.tokens, replays);
+        let gradients = GpuAdapter { parameters: gradients, ..adapter.clone() };
+        (self.loss(), block_on(gradients.download(context)).unwrap())
+    }
+}
+
+#[track_caller]
+fn assert_loss(what: &str, found: f64, expected: f64) {
+    assert!((found - expected).abs() <= 1e-5, "{what}: loss {found}, {expected} is right");
+}
+
+#[test]
+fn gradients_of_tiny_models_are_those_of_pytorch() {
+    let context = context();
+    let tiny = load(&context, &open_folder("tiny"), None);
+    let odd = load(&context, &open_folder("tiny_odd"), Some(Quantize::F32));
+    for (file, model, layers, rank, scale) in [
+        ("tiny_lora_grads_last2_r4", &tiny, 1..3, 4, 2.5),
+        ("tiny_lora_grads_all_r3", &tiny, 0..3, 3, 2.0),
+        ("tiny_odd_lora_grads_last1_r5", &odd, 1..2, 5, 1.0),
+    ] {
+        let golden = Golden::open(&format!("{file}.safetensors"));
+        let adapter = peft_adapter(&golden, "lora.", layers.clone(), rank, scale);
+        let adapter = GpuAdapter::upload(&context, &adapter).unwrap();
+        let expected = peft_adapter(&golden, "grad.", layers, rank, scale);
+        let expected_loss = golden.f64("loss")[0];
+        let case = Case::new(&context, model, &golden);
+        assert_loss(file, case.loss_alone(Some(&adapter)), expected_loss);
+        for checkpoint in [false, true] {
+            let what = format!("{file}, grad_checkpoint {checkpoint}");
+            let (loss, gradients) = case.step(&adapter, checkpoint, 1);
+            assert_loss(&what, loss, expected_loss);
+            assert_adapters(&what, &gradients, &expected, 1e-5);
+        }
+        let (loss, gradients) = case.step(&adapter, false, 2);
+        assert_loss("twice", loss, 2.0 * expected_loss);
+        let doubled = Adapter::new(expected.iter().map(|(layer, target, lora)| {
+            let twice = |values: &[f32]| values.iter().map(|v| 2.0 * v).collect();
+            let lora = Lora { a: twice(&lora.a), b: twice(&lora.b), ..*lora };
+            ((layer, target), lora)
+        }));
+        assert_adapters("twice", &gradients, &doubled, 1e-5);
+    }
+}

@@ -1,0 +1,222 @@
+//! Training runs on the tiny model: PyTorch's Adam and MLX-LM's whole loop, step for step.
+
+mod common;
+
+use std::rc::Rc;
+
+use common::*;
+use engram::data::batch::{BatchSet, Semantics};
+use engram::data::{jsonl, tokens};
+use engram::gpu::Context;
+use engram::model::{AdapterTensors, GpuLlama};
+use engram::train::{Checkpoint, Event, Optimizer, TrainConfig, Trainer};
+use pollster::block_on;
+use serde_json::Value;
+
+/// Every event until the run ends or the last of `count` iterations is done.
+fn events(trainer: &mut Trainer, count: usize) -> Vec<Event> {
+    let mut events = Vec::new();
+    while trainer.iteration() < count
+        && let Some(event) = block_on(trainer.advance()).unwrap()
+    {
+        events.push(event);
+    }
+    events
+}
+
+fn f64s(value: &Value) -> Vec<f64> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn adam_and_adamw_take_pytorchs_steps() {
+    let context = context();
+    let model = load(&context, &open_folder("tiny"), None);
+    let batch = Golden::open("tiny_lora_grads_last2_r4.safetensors");
+    let initial = peft_adapter(&batch, "lora.", 1..3, 4, 2.5);
+    let golden = Golden::open("tiny_lora_optim.safetensors");
+    let about = golden_json("tiny_lora_optim.json");
+    let runs = about["runs"].as_object().expect("runs");
+    assert_eq!(runs.len(), 6);
+    for (name, run) in runs {
+        let config = TrainConfig {
+            rank: 4,
+            scale: 2.5,
+            num_layers: 2,
+            batch_size: 3,
+            // One more, whose loss is that after the tenth.
+            iters: 11,
+            learning_rate: 3e-3,
+            optimizer: if name.starts_with("adamw") { Optimizer::Adamw } else { Optimizer::Adam },
+            weight_decay: run["weight_decay"].as_f64().expect("a number") as f32,
+            bias_correction: run["bias_correction"].as_bool().expect("a flag"),
+            max_grad_norm: run["clip_norm"].as_f64().map(|norm| norm as f32),
+            steps_per_report: 1,
+            ..Default::default()
+        };
+        let set = BatchSet::new(golden_examples(&batch), config.batch_config()).unwrap();
+        let mut trainer = Trainer::new(&context, &model, &initial, set, None, &config).unwrap();
+        let mut found = events(&mut trainer, 10);
+        let after_ten = block_on(trainer.adapter_tensors()).unwrap();
+        found.extend(events(&mut trainer, 11));
+
+        let (losses, norms) = (f64s(&run["losses"]), f64s(&run["grad_norms"]));
+        assert_eq!(found.len(), losses.len());
+        // Without the correction, first steps are large and what was rounded differently grows.
+        let tolerance = if config.bias_correction { 1e-5 } else { 1e-4 };
+        for (i, event) in found.iter().enumerate() {
+            let Event::Reported { loss, gradient_norm, .. } = *event else {
+                panic!("{name}: {event:?}")
+            };
+            assert_near(&format!("{name}, loss {i}"), loss, losses[i], tolerance);
+            // The norm after the last step is not golden.
+            if let Some(&norm) = norms.get(i) {
+                let what = format!("{name}, gradient norm {i}");
+                assert_near(&what, gradient_norm, norm, 10.0 * tolerance);
+            }
+        }
+        let expected = peft_adapter(&golden, &format!("{name}."), 1..3, 4, 2.5);
+        assert_adapters(name, &after_ten, &expected, tolerance);
+    }
+}
+
+/// What MLX-LM trained on, as one of its runs did.
+struct Mlx {
+    context: Context,
+    model: Rc<GpuLlama>,
+    train: BatchSet,
+    valid: BatchSet,
+    initial: AdapterTensors,
+    config: TrainConfig,
+}
+
+impl Mlx {
+    fn new(run: &Value) -> Self {
+        let context = context();
+        let engine = engine(&context, &open_folder("tiny"));
+        let config = TrainConfig {
+            semantics: Semantics::Mlx,
+            rank: 4,
+            scale: 2.5,
+            num_layers: 2,
+            batch_size: 2,
+            iters: 8,
+            learning_rate: 1e-3,
+            bias_correction: false,
+            grad_accumulation_steps: run["grad_accumulation_steps"].as_u64().expect("a number")
+                as usize,
+            mask_prompt: run["mask_prompt"].as_bool().expect("a flag"),
+            max_seq_length: 60,
+            steps_per_report: 1,
+            steps_per_eval: 4,
+            val_batches: 25,
+            seed: 7,
+            ..Default::default()
+        };
+        let set = |file: &str| {
+            let records = jsonl::parse(file, &read(&golden_path(&format!("tiny_mlx/{file}"))));
+            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.mask_prompt);
+            BatchSet::new(examples.unwrap(), config.batch_config()).unwrap()
+        };
+        let (train, valid) = (set("train.jsonl"), set("valid.jsonl"));
+        let model = engine.model().clone();
+        // As MLX-LM starts, `lora_b` is zero.
+        let initial = hash_adapter(&model.config, 1..3, 4, 2.5, 0.0);
+        Self { context, model, train, valid, initial, config }
+    }
+
+    fn trainer(&self) -> Trainer {
+        let (train, valid) = (self.train.clone(), Some(self.valid.clone()));
+        Trainer::new(&self.context, &self.model, &self.initial, train, valid, &self.config).unwrap()
+    }
+}
+
+#[test]
+fn mlx_lms_loop_is_repeated_loss_for_loss() {
+    let report = golden_json("tiny_mlx/report.json");
+    let golden = Golden::open("tiny_mlx/run.safetensors");
+    let runs = report["runs"].as_object().expect("runs");
+    assert_eq!(runs.len(), 3);
+    for (name, run) in runs {
+        let mlx = Mlx::new(run);
+        let mut trainer = mlx.trainer();
+        let number = |table: &str, iteration: usize| {
+            run[table][iteration.to_string()].as_f64().expect("an iteration of the golden run")
+        };
+        let (mut validations, mut reports) = (Vec::new(), Vec::new());
+        for event in events(&mut trainer, 8) {
+            match event {
+                Event::Validated { iteration, loss, .. } => {
+                    let what = format!("{name}, validation before {iteration}");
+                    assert_near(&what, loss, number("val_loss", iteration), 2e-5);
+                    validations.push(iteration);
+                }
+                Event::Reported { iteration, loss, trained_tokens, .. } => {
+                    let what = format!("{name}, iteration {iteration}");
+                    assert_near(&what, loss, number("train_loss", iteration), 2e-5);
+                    let trained = number("trained_tokens", iteration);
+                    assert_eq!(trained_tokens as f64, trained, "{what}");
+                    reports.push(iteration);
+                }
+                Event::Stepped { .. } => panic!("{name}: {event:?}"),
+            }
+        }
+        assert_eq!(validations, [1, 4, 8], "{name}");
+        assert_eq!(reports, [1, 2, 3, 4, 5, 6, 7, 8], "{name}");
+        let found = block_on(trainer.adapter_tensors()).unwrap();
+        for (layer, target, lora) in found.iter() {
+            for (half, values) in [("lora_a", &lora.a), ("lora_b", &lora.b)] {
+                let key = mlx_name(layer, target, half);
+                let error = relative_error(values, &golden.f32(&format!("{name}.final.{key}")));
+                assert!(error <= 1e-4, "{name}: {key} is off by {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_resumed_run_gives_the_same_bits() {
+    let report = golden_json("tiny_mlx/report.json");
+    for semantics in [Semantics::Mlx, Semantics::Engram] {
+        let mut mlx = Mlx::new(&report["runs"]["accumulate"]);
+        mlx.config.semantics = semantics;
+        let batches = mlx.config.batch_config();
+        for set in [&mut mlx.train, &mut mlx.valid] {
+            *set = BatchSet::new(set.examples().to_vec(), batches.clone()).unwrap();
+        }
+        let mut whole = mlx.trainer();
+        let expected = events(&mut whole, 8);
+        let expected_adapter = block_on(whole.adapter_tensors()).unwrap();
+
+        // Between the two batches of an update.
+        let mut stopped = mlx.trainer();
+        let mut found = events(&mut stopped, 3);
+        let bytes = block_on(stopped.save()).unwrap().to_bytes().unwrap();
+        drop(stopped);
+        let saved = Checkpoint::from_bytes("run.safetensors", &bytes).unwrap();
+        let (train, valid) = (mlx.train.clone(), Some(mlx.valid.clone()));
+        let mut resumed = Trainer::resume(&mlx.context, &mlx.model, train, valid, &saved).unwrap();
+        found.extend(events(&mut resumed, 8));
+        // Tokens are counted from the start of each run.
+        assert_eq!(
+            found.iter().map(outcome).collect::<Vec<_>>(),
+            expected.iter().map(outcome).collect::<Vec<_>>()
+        );
+        assert_eq!(block_on(resumed.adapter_tensors()).unwrap(), expected_adapter);
+    }
+}
+
+/// An event's iteration and its losses.
+fn outcome(event: &Event) -> (usize, f32, f32) {
+    match *event {
+        Event::Validated { iteration, loss, best } => (iteration, loss, f32::from(best)),
+        Event::Reported { iteration, loss, gradient_norm, .. } => (iteration, loss, gradient_norm),
+        Event::Stepped { iteration, .. } => (iteration, 0.0, 0.0),
+    }
+}
+
+#[track_caller]
+fn assert_near(what: &str, found: f32, expected: f64, tolerance: f64) {
+    let off = (f64::from(found) - expected).abs();
+    assert!(off <= tolerance, "{what}: {found}, {expected} is right");
+}
