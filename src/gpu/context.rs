@@ -154,8 +154,8 @@ impl Context {
         &self.0.limits
     }
 
-    /// Whether loads cost far more than arithmetic here, while eight lanes or more can broadcast to
-    /// one another: true of a software adapter with subgroups.
+    /// Whether loads cost far more than arithmetic here, while eight lanes can broadcast to one
+    /// another: true of a software adapter with subgroups of eight.
     pub(crate) fn prefers_broadcasts(&self) -> bool {
         self.0.broadcasts
     }
@@ -463,7 +463,8 @@ fn wants_broadcasts(adapter: &wgpu::Adapter) -> bool {
     let info = adapter.get_info();
     info.device_type == wgpu::DeviceType::Cpu
         && info.backend != wgpu::Backend::BrowserWebGpu
-        && info.subgroup_min_size >= 8
+        && info.subgroup_min_size == 8
+        && info.subgroup_max_size == 8
         && adapter.features().contains(wgpu::Features::SUBGROUP)
 }
 

@@ -1,6 +1,6 @@
 // `matmul.wgsl` and `matvec.wgsl` for adapters where a load costs far more than arithmetic: software
 // ones gather lane by lane. Weights stay in registers, four rows a thread; each lane loads one of
-// eight columns of X and broadcasts it. Needs subgroups of eight lanes or more.
+// eight columns of X and broadcasts it. Needs subgroups of eight lanes.
 override TOKENS: u32 = 16u; // 1 or 16, of a workgroup
 
 struct Params {
