@@ -3,7 +3,7 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    chat, convert_adapter, data, devices, doctor, eval, fetch, generate, logits, train,
+    chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -95,6 +95,9 @@ pub enum Command {
     /// Write an adapter in the other library's files
     #[command(after_help = convert_adapter::EXAMPLES)]
     ConvertAdapter(convert_adapter::Options),
+    /// Show answers of the model and of trained adapters side by side
+    #[command(after_help = demo::EXAMPLES)]
+    Demo(demo::Options),
     /// Print what the model makes of each position of a text, for comparisons
     #[command(after_help = logits::EXAMPLES)]
     Logits(logits::Options),

@@ -1,5 +1,6 @@
 //! What the program says on stderr: notes, progress, the log.
 
+pub mod columns;
 mod steps;
 
 use std::fmt::Display;

@@ -113,6 +113,26 @@ fn options_reach_the_harness() {
 }
 
 #[test]
+fn adapters_are_compared_with_the_model() {
+    let folder = Folder::new().with("test.jsonl", TEST);
+    let path = |name: &str| format!("{TINY}_adapter_{name}");
+    let (mlx, peft) = (path("mlx"), path("peft"));
+    let adapters = ["--adapter-path", &mlx, "--adapter-path", &peft, "--name", "tuned"];
+    let rest = ["--data", "test.jsonl", "--max-new-tokens", "8", "--out", "out"];
+    let said = stdout(&folder.eval(&[&adapters[..], &rest[..]].concat()));
+    assert!(said.contains("tuned: ") && said.contains("tiny_adapter_peft: "), "{said}");
+    let report = report(&folder.path("out"));
+    let [base, tuned, same] = report["candidates"].as_array().unwrap().as_slice() else {
+        panic!("{report}")
+    };
+    // One adapter in two layouts.
+    assert_eq!(tuned["outputs"], same["outputs"]);
+    assert_ne!(tuned["outputs"], base["outputs"]);
+    assert_ne!(tuned["loss"]["mean"], base["loss"]["mean"]);
+    assert_eq!(report["comparisons"].as_array().unwrap().len(), 3);
+}
+
+#[test]
 fn perplexity_takes_texts_and_answers() {
     let folder = Folder::new()
         .with("plain.txt", "A few words, and then some more of them.")
@@ -142,7 +162,7 @@ fn what_cannot_be_evaluated_is_one_clear_line_and_leaves_nothing() {
         let all = [arguments, &["--out", "out"]].concat();
         error(&folder.eval(&all))
     };
-    let cases: [(&[&str], &str); 8] = [
+    let cases: [(&[&str], &str); 9] = [
         (&["--data", "empty.jsonl"], "error: empty.jsonl: no records"),
         (&["--data", "broken.jsonl"], "error: broken.jsonl:2: not JSON"),
         (&["--data", "text.jsonl"], "error: text.jsonl:1: plain text"),
@@ -156,6 +176,7 @@ fn what_cannot_be_evaluated_is_one_clear_line_and_leaves_nothing() {
             &["--data", "test.jsonl", "--adapter-path", "x", "--name", "base"],
             "two candidates are called base",
         ),
+        (&["--data", "test.jsonl", "--adapter-path", "x"], "error: x: no such folder"),
         (&["--data", "test.jsonl", "--perplexity", "missing.txt"], "error: missing.txt: "),
     ];
     for (arguments, expected) in cases {

@@ -3,6 +3,7 @@
 pub mod chat;
 pub mod convert_adapter;
 pub mod data;
+pub mod demo;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
@@ -22,6 +23,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Chat(options) => chat::run(&global, &options),
         Command::Doctor(options) => doctor::run(&global, &options),
         Command::Generate(options) => generate::run(&global, &options),
+        Command::Demo(options) => demo::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
         Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),

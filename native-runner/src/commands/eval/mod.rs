@@ -2,14 +2,14 @@
 
 mod folder;
 mod perplexity;
-mod questions;
+pub mod questions;
 mod summary;
 
 use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum, value_parser};
 use engram::eval::report::{Environment, Training};
 use engram::eval::{EngineCandidate, EvalConfig, Progress, Report, Subject, check_names, evaluate};
@@ -140,7 +140,7 @@ pub struct Evaluation<'a> {
     /// A file, or a folder with `test.jsonl`.
     pub data: &'a Path,
     /// The adapters' training set, if it is not the one beside the test set.
-    pub trained_on: Option<&'a Path>,
+    pub trained_on: Option<PathBuf>,
     /// The report's folder.
     pub out: Option<&'a Path>,
     /// Most examples.
@@ -161,7 +161,7 @@ pub struct Prepared<'a> {
 impl<'a> Evaluation<'a> {
     /// Reads the data and begins the report's folder.
     pub fn prepare(self) -> Result<Prepared<'a>> {
-        let questions = questions::read(self.data, self.limit, self.trained_on)?;
+        let questions = questions::read(self.data, self.limit, self.trained_on.as_deref())?;
         let staged = self.out.map(Staged::new).transpose()?;
         Ok(Prepared { evaluation: self, questions, staged })
     }
@@ -221,6 +221,9 @@ pub fn names(folders: &[PathBuf], names: &[String]) -> Result<Vec<(String, Optio
     }
     check_names(&named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
         .context("--name")?;
+    if let Some(folder) = folders.iter().find(|folder| !folder.is_dir()) {
+        bail!("{}: no such folder; give one with an adapter", folder.display());
+    }
     Ok(named)
 }
 
