@@ -3,7 +3,8 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits, train,
+    chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits, pipeline,
+    train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -98,6 +99,9 @@ pub enum Command {
     /// Show answers of the model and of trained adapters side by side
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),
+    /// Run the whole experiment: data, training, evaluation, demonstration
+    #[command(after_help = pipeline::EXAMPLES)]
+    Pipeline(pipeline::Options),
     /// Print what the model makes of each position of a text, for comparisons
     #[command(after_help = logits::EXAMPLES)]
     Logits(logits::Options),

@@ -10,6 +10,7 @@ pub mod eval;
 pub mod fetch;
 pub mod generate;
 pub mod logits;
+pub mod pipeline;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -28,6 +29,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
+        Command::Pipeline(options) => pipeline::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
 }

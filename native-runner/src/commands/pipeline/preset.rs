@@ -1,0 +1,72 @@
+//! How much of the experiment is run.
+
+/// The sizes of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preset {
+    /// Training iterations.
+    pub iters: usize,
+    /// Iterations between reports of the training loss.
+    pub steps_per_report: usize,
+    /// Iterations between validations.
+    pub steps_per_eval: usize,
+    /// Batches of a validation; −1 is all.
+    pub val_batches: i64,
+    /// Most examples of each test set.
+    pub examples: Option<usize>,
+    /// Longest answer, tokens.
+    pub max_new_tokens: usize,
+    /// Prompts of the demonstration.
+    pub demo_prompts: usize,
+}
+
+/// The original experiment.
+pub const FULL: Preset = Preset {
+    iters: 100,
+    steps_per_report: 10,
+    steps_per_eval: 50,
+    val_batches: -1,
+    examples: None,
+    max_new_tokens: 50,
+    demo_prompts: 5,
+};
+
+/// Within 6 minutes on a software adapter with 2 cores: a training step of 4 short chats takes some
+/// 10 s there, 10 tokens of an answer 1 s.
+pub const QUICK: Preset = Preset {
+    iters: 10,
+    steps_per_report: 2,
+    steps_per_eval: 10,
+    val_batches: 2,
+    examples: Some(12),
+    max_new_tokens: 16,
+    demo_prompts: 3,
+};
+
+impl Preset {
+    /// The quick one if it is asked for, or on a software adapter unless the full one is.
+    pub fn choose(quick: bool, full: bool, is_software: bool) -> Self {
+        if quick || (is_software && !full) { QUICK } else { FULL }
+    }
+
+    /// What it comes to, in words.
+    pub fn describe(&self) -> String {
+        let Self { iters, examples, max_new_tokens, .. } = self;
+        let examples = examples.map_or("all".to_owned(), |examples| examples.to_string());
+        format!(
+            "{iters} iterations, {examples} examples a test set, {max_new_tokens} tokens an answer"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_software_adapter_gets_the_quick_one_unless_told_otherwise() {
+        assert_eq!(Preset::choose(false, false, false), FULL);
+        assert_eq!(Preset::choose(false, false, true), QUICK);
+        assert_eq!(Preset::choose(false, true, true), FULL);
+        assert_eq!(Preset::choose(true, false, false), QUICK);
+    }
+}
