@@ -81,35 +81,16 @@ Examples:
 
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
-/// What a run came to.
-#[derive(Debug, Clone)]
-pub struct Summary {
-    /// The adapter's folder.
-    pub adapter: PathBuf,
-    /// The lines of reports and validations.
-    pub metrics: PathBuf,
-    /// What it was trained with.
-    pub config: TrainConfig,
-    /// Parameters that were trained.
-    pub trainable_parameters: usize,
-    /// Seconds of training, validations not counted.
-    pub train_seconds: f64,
-    /// Tokens computed in those.
-    pub tokens: usize,
-    /// The most GPU memory at once, bytes.
-    pub peak_memory: u64,
-}
-
 /// The file a run goes on from.
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let engine = session::load_engine(global)?;
-    train(global, &engine, options).map(|_| ())
+    train(global, &engine, options)
 }
 
-/// Trains on an engine that is loaded already.
-pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<Summary> {
+/// Trains on an engine that is loaded already; what the run came to stands in its metrics.
+pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
     let folder = &options.adapter_path;
     let context = engine.context();
@@ -125,11 +106,9 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<Summ
         engine,
         terminal,
         metrics: Metrics::open(&metrics, keep)?,
-        train_time: Duration::ZERO,
         interval_time: Duration::ZERO,
         interval_tokens: 0,
         interval_iterations: 0,
-        tokens: 0,
         saved: Instant::now(),
     };
     terminal.note(format_args!(
@@ -141,15 +120,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<Summ
     ));
     pollster::block_on(run.finish(&mut trainer))?;
     terminal.note(format_args!("saved the adapter to {}", folder.display()));
-    Ok(Summary {
-        adapter: folder.clone(),
-        metrics,
-        config,
-        trainable_parameters: trainer.adapter().count,
-        train_seconds: run.train_time.as_secs_f64(),
-        tokens: run.tokens,
-        peak_memory: context.memory().peak(),
-    })
+    Ok(())
 }
 
 /// A trainer from scratch, from an adapter, or from a checkpoint.
@@ -264,11 +235,9 @@ struct Run<'a> {
     engine: &'a Engine,
     terminal: Terminal,
     metrics: Metrics,
-    train_time: Duration,
     interval_time: Duration,
     interval_tokens: usize,
     interval_iterations: usize,
-    tokens: usize,
     saved: Instant,
 }
 
@@ -330,11 +299,9 @@ impl Run<'_> {
 
     fn count(&mut self, began: Instant, tokens: usize) {
         let elapsed = began.elapsed();
-        self.train_time += elapsed;
         self.interval_time += elapsed;
         self.interval_tokens += tokens;
         self.interval_iterations += 1;
-        self.tokens += tokens;
     }
 
     fn report(
