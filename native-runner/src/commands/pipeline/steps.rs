@@ -53,7 +53,7 @@ impl Run {
 
     /// Whether there is an adapter.
     pub fn has_adapter(&self) -> bool {
-        self.adapter.is_dir()
+        self.adapter.join("adapter_config.json").is_file()
     }
 
     /// Splits our own patterns by both protocols, over what is there.

@@ -89,7 +89,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     train(global, &engine, options)
 }
 
-/// Trains on an engine that is loaded already.
+/// Trains on an engine that is loaded already; what the run came to stands in its metrics.
 pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
     let folder = &options.adapter_path;
