@@ -114,3 +114,51 @@ fn gradients_of_tiny_models_are_those_of_pytorch() {
         assert_adapters("twice", &gradients, &doubled, 1e-5);
     }
 }
+
+#[test]
+fn gradients_of_the_real_model_are_those_of_pytorch() {
+    let context = context();
+    let model = load(&context, &open_gguf(&real_model_path()), None);
+    let golden = Golden::open("real_lora_grads.safetensors");
+    let adapter = hash_adapter(&model.config, 14..30, 8, 20.0, 0.01);
+    let adapter = GpuAdapter::upload(&context, &adapter).unwrap();
+    let case = Case::new(&context, &model, &golden);
+    let expected_loss = golden.f64("loss");
+    let (loss, gradients) = case.step(&adapter, false, 1);
+    assert_loss("with the adapter", loss, expected_loss[0]);
+    assert_loss("without", case.loss_alone(None), expected_loss[1]);
+
+    let about: serde_json::Value = serde_json::from_str(&golden.metadata["provenance"]).unwrap();
+    let names: Vec<String> = serde_json::from_value(about["tensors"].clone()).unwrap();
+    let (norms, samples) = (golden.f32("grad_norms"), golden.f32("grad_samples"));
+    let mut lowest = 1f64;
+    let mut rows = names.iter().zip(&norms).zip(samples.chunks_exact(128));
+    for (layer, target, lora) in gradients.iter() {
+        for (half, values) in [("lora_a", &lora.a), ("lora_b", &lora.b)] {
+            let name = mlx_name(layer, target, half);
+            let ((_, &norm), expected) =
+                rows.clone().find(|((n, _), _)| **n == name).expect("a golden gradient");
+            let length = values.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+            let off = (length / f64::from(norm) - 1.0).abs();
+            // f32 through 16 blocks against f64: up to 1.1e-4 was seen on llvmpipe.
+            assert!(off <= 1e-3, "{name}: norm {length}, {norm} is right");
+            let bits = hash_bits(&format!("{name}.sampled"));
+            let sampled: Vec<f32> = bits
+                .take(expected.len())
+                .map(|bits| values[(bits % values.len() as u64) as usize])
+                .collect();
+            let cosine = cosine(&sampled, expected);
+            assert!(cosine >= 0.9999, "{name}: the cosine of sampled gradients is {cosine}");
+            lowest = lowest.min(cosine);
+        }
+    }
+    assert_eq!(rows.by_ref().count(), 2 * gradients.iter().count());
+    println!("lowest cosine of a gradient tensor: {lowest}");
+}
+
+fn cosine(a: &[f32], b: &[f32]) -> f64 {
+    let dot = |a: &[f32], b: &[f32]| -> f64 {
+        a.iter().zip(b).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+    };
+    dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+}
