@@ -26,3 +26,8 @@ pub mod text;
 pub mod train;
 
 pub use error::{Error, Result};
+
+/// The README's example, compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -153,7 +153,7 @@ fn gradients_of_the_real_model_are_those_of_pytorch() {
         }
     }
     assert_eq!(rows.by_ref().count(), 2 * gradients.iter().count());
-    println!("lowest cosine of a gradient tensor: {lowest}");
+    eprintln!("lowest cosine of a gradient tensor: {lowest}");
 }
 
 fn cosine(a: &[f32], b: &[f32]) -> f64 {

@@ -1,17 +1,16 @@
 //! Adapters in folders.
 
-use std::fs::{self, File};
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::rc::Rc;
 
-use anyhow::{Context as _, Result, anyhow, ensure};
+use anyhow::{Result, ensure};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
 use engram::generate::Engine;
 use engram::model::{Adapter, AdapterTensors, GpuAdapter};
 use engram::ops::Parameter;
 
 use crate::source::{self, FileSource};
+use crate::staged::Staged;
 
 /// The adapter in `folder`, on the engine's device; none if there is no folder.
 pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<Rc<Adapter<Parameter>>>> {
@@ -30,58 +29,18 @@ pub fn read_folder(folder: &Path) -> Result<AdapterTensors> {
     Ok(read(&name, &config, Box::new(FileSource::open(&weights)?))?)
 }
 
-/// Writes files, each a name and its content, into `folder`, which is made if it is not there.
-///
-/// All of them are on the disk before the first takes its place, so that whatever goes wrong
-/// leaves the older files as they were; other files of the folder stay.
+/// Writes files, each a name and its content, into `folder`, which is made if it is not there;
+/// other files of the folder stay, and whatever goes wrong leaves the older ones as they were.
 pub fn write_folder(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
-    let is_new = !folder.exists();
-    fs::create_dir_all(folder).map_err(|error| cannot_write(folder, error))?;
-    let written = replace(folder, files);
-    if written.is_err() && is_new {
-        // Not to leave an empty folder; what fails here was told by the first failure.
-        let _ = fs::remove_dir(folder);
-    }
-    written
-}
-
-fn replace(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
-    // In the folder itself: a rename does not leave its file system. Dropped, it is removed.
-    let staging = tempfile::Builder::new().prefix(".writing-").tempdir_in(folder);
-    let staging = staging.map_err(|error| cannot_write(folder, error))?;
-    for (name, content) in files {
-        write_synced(&staging.path().join(name), content)
-            .map_err(|error| cannot_write(&folder.join(name), error))?;
-    }
-    for (name, _) in files {
-        let path = folder.join(name);
-        fs::rename(staging.path().join(name), &path).map_err(|error| cannot_write(&path, error))?;
-    }
-    staging.close().with_context(|| folder.display().to_string())
-}
-
-fn write_synced(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(content)?;
-    file.sync_all()
-}
-
-fn cannot_write(path: &Path, error: io::Error) -> anyhow::Error {
-    let remedy = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            "; make room or choose another folder, nothing was replaced"
-        }
-        io::ErrorKind::PermissionDenied
-        | io::ErrorKind::ReadOnlyFilesystem
-        | io::ErrorKind::AlreadyExists
-        | io::ErrorKind::NotADirectory => "; choose another folder",
-        _ => "",
-    };
-    anyhow!("{}: {error}{remedy}", path.display())
+    let mut staged = Staged::new(folder)?;
+    files.iter().try_for_each(|(name, content)| staged.write(*name, content))?;
+    staged.publish()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn error<T>(result: Result<T>) -> String {
@@ -130,9 +89,7 @@ mod tests {
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
         let problem = error(write_folder(&file, &[("a", &b"1"[..])]));
-        assert!(problem.ends_with("; choose another folder"), "{problem}");
-        let full = cannot_write(Path::new("a"), io::ErrorKind::StorageFull.into()).to_string();
-        assert!(full.contains("make room"), "{full}");
+        assert!(problem.ends_with("; name another output folder"), "{problem}");
     }
 
     #[test]

@@ -112,9 +112,12 @@ pub enum Command {
 
 const EXAMPLES: &str = "\
 Examples:
-  engram fetch                       download the built-in model (98 MB) once
-  engram chat                        talk with it
-  engram chat --model hf:HuggingFaceTB/SmolLM2-360M-Instruct
+  engram generate \"What is the capital of France?\"
+  engram chat                                   talk with the built-in model
+  engram pipeline                               data, training, evaluation, demonstration
+  engram train --data FOLDER                    a LoRA adapter from your own data
+  engram eval --data FOLDER --adapter-path adapters
+  engram chat --model hf:HuggingFaceTB/SmolLM2-360M-Instruct --adapter-path adapters
 
 Exit codes: 0 done, 2 an error (one line on stderr says which), 130 interrupted by Ctrl-C.
 Environment: ENGRAM_CACHE is where the built-in model is kept; HF_HOME, HF_TOKEN and HF_ENDPOINT

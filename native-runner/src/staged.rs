@@ -1,8 +1,10 @@
 //! Folders that appear whole or not at all.
 
+use std::fs::{self, File};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, anyhow, ensure};
 use tempfile::TempDir;
 
 /// Files that are written beside a folder and moved into it together, at the end. Dropped before
@@ -17,39 +19,57 @@ impl Staged {
     /// Begins what will be the content of `target`, which may exist: files of the same names will
     /// be replaced, others stay. Fails if nothing can be written there.
     pub fn new(target: &Path) -> Result<Self> {
-        let shown = || target.display().to_string();
         ensure!(
             !target.exists() || target.is_dir(),
             "{}: not a folder; name another output folder",
-            shown()
+            target.display()
         );
-        let target = std::path::absolute(target).with_context(shown)?;
-        let parent = target.parent().unwrap_or(&target);
-        std::fs::create_dir_all(parent).with_context(shown)?;
-        let beside =
-            tempfile::Builder::new().prefix(".engram-").tempdir_in(parent).with_context(shown)?;
-        Ok(Self { beside, target, names: Vec::new() })
+        let failed = |error| cannot_write(target, error);
+        let absolute = std::path::absolute(target).map_err(failed)?;
+        let parent = absolute.parent().unwrap_or(&absolute);
+        fs::create_dir_all(parent).map_err(failed)?;
+        let beside = tempfile::Builder::new().prefix(".engram-").tempdir_in(parent);
+        Ok(Self { beside: beside.map_err(failed)?, target: absolute, names: Vec::new() })
     }
 
-    /// Adds a file.
+    /// Adds a file and sees it onto the disk.
     pub fn write(&mut self, name: impl Into<String>, content: impl AsRef<[u8]>) -> Result<()> {
         let name = name.into();
-        std::fs::write(self.beside.path().join(&name), content)
-            .with_context(|| self.target.join(&name).display().to_string())?;
+        let write = || {
+            let mut file = File::create(self.beside.path().join(&name))?;
+            file.write_all(content.as_ref())?;
+            file.sync_all()
+        };
+        write().map_err(|error| cannot_write(&self.target.join(&name), error))?;
         self.names.push(name);
         Ok(())
     }
 
     /// Moves the files to their place, in the order in which they were added.
     pub fn publish(self) -> Result<()> {
-        std::fs::create_dir_all(&self.target).with_context(|| self.target.display().to_string())?;
+        fs::create_dir_all(&self.target).map_err(|error| cannot_write(&self.target, error))?;
         for name in &self.names {
             let to = self.target.join(name);
-            std::fs::rename(self.beside.path().join(name), &to)
-                .with_context(|| to.display().to_string())?;
+            fs::rename(self.beside.path().join(name), &to)
+                .map_err(|error| cannot_write(&to, error))?;
         }
         Ok(())
     }
+}
+
+/// Why nothing can be written to `path`, and what to do.
+fn cannot_write(path: &Path, error: io::Error) -> anyhow::Error {
+    let remedy = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+            "; make room or choose another folder, nothing was replaced"
+        }
+        io::ErrorKind::PermissionDenied
+        | io::ErrorKind::ReadOnlyFilesystem
+        | io::ErrorKind::AlreadyExists
+        | io::ErrorKind::NotADirectory => "; choose another folder",
+        _ => "",
+    };
+    anyhow!("{}: {error}{remedy}", path.display())
 }
 
 #[cfg(test)]
@@ -90,5 +110,11 @@ mod tests {
         assert!(names(root.path()).is_empty());
         std::fs::write(root.path().join("file"), "").unwrap();
         assert!(Staged::new(&root.path().join("file")).is_err());
+    }
+
+    #[test]
+    fn a_full_disk_names_the_file_and_the_remedy() {
+        let full = cannot_write(Path::new("a/b"), io::ErrorKind::StorageFull.into()).to_string();
+        assert!(full.starts_with("a/b: ") && full.contains("make room"), "{full}");
     }
 }
