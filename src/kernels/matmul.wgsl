@@ -24,7 +24,8 @@ const SIDE = 8u; // threads a side
 const PER = 4u; // outputs a thread and side
 // (column, token) and (column, output): the inner loop reads four neighbours of each.
 var<workgroup> x_tile: array<vec4<f32>, BLOCK * SIDE>;
-var<workgroup> w_tile: array<vec4<f32>, BLOCK * SIDE>;
+// Scalars: different threads write neighbours, which as parts of one vector would race.
+var<workgroup> w_tile: array<f32, BLOCK * TILE>;
 
 @compute @workgroup_size(SIDE, SIDE)
 fn main(
@@ -62,14 +63,15 @@ fn main(
                 w = eight_weights((first_row + row) * blocks + block, quarter);
             }
             for (var k = 0u; k < 4u; k += 1u) {
-                w_tile[(quarter * 8u + k) * SIDE + row / 4u][row % 4u] = w.a[k];
-                w_tile[(quarter * 8u + 4u + k) * SIDE + row / 4u][row % 4u] = w.b[k];
+                w_tile[(quarter * 8u + k) * TILE + row] = w.a[k];
+                w_tile[(quarter * 8u + 4u + k) * TILE + row] = w.b[k];
             }
         }
         workgroupBarrier();
         for (var k = 0u; k < BLOCK; k += 1u) {
             let xs = x_tile[k * SIDE + local.y];
-            let ws = w_tile[k * SIDE + local.x];
+            let at = k * TILE + local.x * PER;
+            let ws = vec4(w_tile[at], w_tile[at + 1u], w_tile[at + 2u], w_tile[at + 3u]);
             sums[0] += xs.x * ws;
             sums[1] += xs.y * ws;
             sums[2] += xs.z * ws;
