@@ -10,7 +10,7 @@ use crate::{Error, Result};
 
 /// What every kernel may know of the present replay: binding 0 of every kernel.
 ///
-/// The WGSL twin is in `kernels/step.wgsl`; a test compares the two.
+/// The WGSL twin is in `kernels/step.wgsl`; every parity test reads through both.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, bytemuck::Pod, bytemuck::Zeroable)]
 pub struct Step {
