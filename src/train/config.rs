@@ -105,6 +105,9 @@ impl TrainConfig {
         if let Some((name, _)) = positive.iter().find(|(_, value)| *value == 0) {
             return Err(Error::invalid(format!("{name} is 0; it is at least 1")));
         }
+        if let Some((name, value)) = positive.iter().find(|(_, v)| u32::try_from(*v).is_err()) {
+            return Err(Error::invalid(format!("{name} is {value}; it is at most {}", u32::MAX)));
+        }
         let finite = [
             ("scale", self.scale),
             ("learning-rate", self.learning_rate),

@@ -6,7 +6,7 @@ use super::checkpoint::Checkpoint;
 use super::config::TrainConfig;
 use super::recording::{LossRecording, StepBuffers, StepRecording};
 use crate::data::batch::{Batch, BatchSet, Semantics};
-use crate::data::source::BatchSource;
+use crate::data::source::{BatchSource, SourceState};
 use crate::gpu::{Buffer, Context, Recorder, Recording, Step};
 use crate::kernels::optimizer::{OptimizerState, adam, gradient_norm};
 use crate::model::{AdapterTensors, GpuAdapter, GpuLlama};
@@ -64,8 +64,9 @@ pub struct Trainer {
     iteration: usize,
     updates: usize,
     best: Option<f32>,
-    /// The batch of the next iteration, drawn before its validation.
-    pending: Option<Batch>,
+    /// The batch of the next iteration, drawn before its validation, and where the data order
+    /// stood before that.
+    pending: Option<(Batch, SourceState)>,
     /// The last iteration whose validation was done.
     validated: usize,
     interval: Interval,
@@ -139,6 +140,7 @@ impl Trainer {
             }
             context.write(buffer, 0, bytemuck::cast_slice(values));
         }
+        context.write(&trainer.optimizer.clip, 4, bytemuck::bytes_of(&checkpoint.gradient_norm));
         trainer.iteration = checkpoint.iteration;
         trainer.updates = checkpoint.updates;
         trainer.best = checkpoint.best;
@@ -173,7 +175,10 @@ impl Trainer {
         let positions = sets().map(BatchSet::longest).max().unwrap_or(1);
         let limit = model.config.max_position_embeddings;
         if positions > limit {
-            return Err(Error::ContextOverflow { needed: positions, limit });
+            return Err(Error::invalid(format!(
+                "an example of the data has {positions} tokens, the model's context is {limit}; \
+                 set max-seq-length to {limit} or less"
+            )));
         }
         let capacity = sets().map(BatchSet::most_tokens).max().unwrap_or(1);
         let adapter = GpuAdapter::upload(context, adapter)?;
@@ -191,7 +196,7 @@ impl Trainer {
         let mut update = Recorder::new(context, &buffers.step);
         gradient_norm(&mut update, &optimizer, config.max_grad_norm)?;
         adam(&mut update, &optimizer, config.adam())?;
-        let history = context.storage("history", (config.steps_per_report * 8) as u64)?;
+        let history = context.storage("history", 8 * config.steps_per_report as u64)?;
         Ok(Self {
             context: context.clone(),
             config: config.clone(),
@@ -247,7 +252,8 @@ impl Trainer {
         }
         let iteration = self.iteration + 1;
         if self.pending.is_none() {
-            self.pending = Some(self.source.next_batch());
+            let before = self.source.state().clone();
+            self.pending = Some((self.source.next_batch(), before));
         }
         let due = iteration == 1
             || iteration.is_multiple_of(self.config.steps_per_eval)
@@ -262,7 +268,7 @@ impl Trainer {
                 return Ok(Some(Event::Validated { iteration, loss, best }));
             }
         }
-        let Some(batch) = self.pending.take() else { return Ok(None) };
+        let Some((batch, _)) = self.pending.take() else { return Ok(None) };
         let tokens = batch.tokens.len();
         self.train_on(batch, iteration);
         self.context.check()?;
@@ -416,9 +422,21 @@ impl Trainer {
         gradients.download(&self.context).await
     }
 
-    /// Everything that [`Self::resume`] needs; between two iterations.
+    /// Everything that [`Self::resume`] needs to go on after the last whole iteration; the
+    /// validation before the next one is then done again.
     pub async fn save(&self) -> Result<Checkpoint> {
         let read = |buffer| self.context.read(buffer, 0, self.adapter.count);
+        let mut gradients: Vec<f32> = read(&self.optimizer.gradients).await?;
+        let used = self.iteration.is_multiple_of(self.config.grad_accumulation_steps);
+        if used || gradients.iter().any(|g| !g.is_finite()) {
+            // Nothing more comes of them: the update is done, or it would have been left out.
+            gradients.fill(0.0);
+        }
+        let norm: Vec<f32> = self.context.read(&self.optimizer.clip, 1, 1).await?;
+        let source = match &self.pending {
+            Some((_, before)) => before,
+            None => self.source.state(),
+        };
         let trained = &self.interval.trained;
         let history: Vec<[f32; 2]> = self.context.read(&self.history, 0, trained.len()).await?;
         Ok(Checkpoint {
@@ -426,14 +444,15 @@ impl Trainer {
             iteration: self.iteration,
             updates: self.updates,
             accumulated: self.interval.accumulated,
-            source: self.source.state().clone(),
+            source: source.clone(),
             best: self.best,
+            gradient_norm: if norm[0].is_finite() { norm[0] } else { 0.0 },
             interval: trained.iter().copied().zip(history).collect(),
             trained_tokens: self.trained_tokens,
             parameters: read(&self.optimizer.parameters).await?,
             first_moments: read(&self.optimizer.first_moments).await?,
             second_moments: read(&self.optimizer.second_moments).await?,
-            gradients: read(&self.optimizer.gradients).await?,
+            gradients,
         })
     }
 }

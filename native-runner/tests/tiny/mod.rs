@@ -11,6 +11,10 @@ pub fn golden(name: &str) -> PathBuf {
 /// `engram` with `arguments`, on the tiny model unless they name another.
 pub fn engram(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
+    if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
+        // Mesa's software adapter would say on stderr that it misses it.
+        command.env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
+    }
     command
         .env("ENGRAM_CACHE", Path::new(env!("CARGO_TARGET_TMPDIR")).join("cache"))
         .env("HF_ENDPOINT", "http://127.0.0.1:9");

@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: a line for every report and every validation.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 
@@ -17,28 +17,34 @@ impl Metrics {
     /// Begins a file, or goes on with one whose lines beyond iteration `keep` are dropped.
     pub fn open(path: &Path, keep: Option<usize>) -> Result<Self> {
         let shown = || path.display().to_string();
-        let mut kept = String::new();
-        if let Some(keep) = keep {
-            let text = match std::fs::read_to_string(path) {
-                Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-                other => other.with_context(shown)?,
-            };
-            for line in text.lines() {
-                let Ok(entry) = serde_json::from_str::<Value>(line) else { continue };
-                if entry["iteration"].as_u64().is_some_and(|i| i <= keep as u64) {
-                    kept.push_str(line);
-                    kept.push('\n');
-                }
-            }
-        }
-        let mut file = File::create(path).with_context(shown)?;
-        file.write_all(kept.as_bytes()).with_context(shown)?;
+        let Some(keep) = keep else {
+            return Ok(Self {
+                file: File::create(path).with_context(shown)?,
+                path: path.to_owned(),
+            });
+        };
+        let text = match std::fs::read(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Vec::new(),
+            other => other.with_context(shown)?,
+        };
+        let is_kept = |line: &&[u8]| {
+            let entry = line.strip_suffix(b"\n").and_then(|l| serde_json::from_slice(l).ok());
+            let iteration = entry.and_then(|entry: Value| entry["iteration"].as_u64());
+            iteration.is_some_and(|i| i <= keep as u64)
+        };
+        let kept = text.split_inclusive(|&b| b == b'\n').take_while(is_kept).map(<[u8]>::len);
+        // Cut, not written anew: at no moment are the kept lines away.
+        let file = OpenOptions::new().create(true).append(true).open(path).with_context(shown)?;
+        file.set_len(kept.sum::<usize>() as u64).with_context(shown)?;
         Ok(Self { file, path: path.to_owned() })
     }
 
     /// Appends a line.
     pub fn write(&mut self, entry: &Value) -> Result<()> {
-        writeln!(self.file, "{entry}").with_context(|| self.path.display().to_string())
+        // In one piece, so that a kill does not come in between.
+        self.file
+            .write_all(format!("{entry}\n").as_bytes())
+            .with_context(|| self.path.display().to_string())
     }
 }
 

@@ -132,6 +132,8 @@ fn start(engine: &Engine, options: &Options, terminal: Terminal) -> Result<Train
         let bytes = std::fs::read(&path).with_context(|| format!("{name}: nothing to resume"))?;
         let mut checkpoint = Checkpoint::from_bytes(&name, &bytes)?;
         checkpoint.config = options.settings.resumed(&checkpoint.config)?;
+        let (iters, done) = (checkpoint.config.iters, checkpoint.iteration);
+        ensure!(iters >= done, "--iters is {iters}, the run has done {done} already");
         let (train, valid) = data(engine, options, &checkpoint.config, terminal)?;
         return Ok(Trainer::resume(context, model, train, valid, &checkpoint)?);
     }
@@ -252,7 +254,9 @@ impl Run<'_> {
                 Ok(Some(event)) => event,
                 Ok(None) => break,
                 Err(error @ engram::Error::NotFinite { .. }) => {
-                    self.save_checkpoint(trainer).await?;
+                    if let Err(unsaved) = self.save_checkpoint(trainer).await {
+                        self.terminal.note(format_args!("no checkpoint of it: {unsaved:#}"));
+                    }
                     return Err(error.into());
                 }
                 Err(error) => return Err(error.into()),
