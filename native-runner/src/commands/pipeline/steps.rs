@@ -92,14 +92,14 @@ impl Run {
             settings: train::Settings {
                 num_layers,
                 iters: Some(preset.iters),
+                learning_rate: Some(preset.learning_rate),
                 steps_per_report: Some(preset.steps_per_report),
                 steps_per_eval: Some(preset.steps_per_eval),
                 val_batches: Some(preset.val_batches),
                 ..Default::default()
             },
         };
-        train::train(global, engine, &options)?;
-        Ok(())
+        train::train(global, engine, &options)
     }
 
     /// What to evaluate by `protocol`.
