@@ -115,6 +115,35 @@ fn gradients_of_tiny_models_are_those_of_pytorch() {
     }
 }
 
+/// Along the gradient the loss must rise by its length, whatever computed the two.
+#[test]
+fn the_gradient_is_the_slope_of_the_loss() {
+    let context = context();
+    let model = load(&context, &open_folder("tiny"), None);
+    let golden = Golden::open("tiny_lora_grads_last2_r4.safetensors");
+    let adapter = peft_adapter(&golden, "lora.", 1..3, 4, 2.5);
+    let upload = |tensors: &AdapterTensors| GpuAdapter::upload(&context, tensors).unwrap();
+    let case = Case::new(&context, &model, &golden);
+    let (_, gradients) = case.step(&upload(&adapter), false, 1);
+    let values = gradients.iter().flat_map(|(_, _, lora)| lora.a.iter().chain(&lora.b));
+    let length = values.map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+    let moved = |distance: f64| {
+        let along = |values: &[f32], slopes: &[f32]| {
+            let step = distance / length;
+            let one = |(&v, &g): (&f32, &f32)| (f64::from(v) + step * f64::from(g)) as f32;
+            values.iter().zip(slopes).map(one).collect()
+        };
+        Adapter::new(adapter.iter().map(|(layer, target, lora)| {
+            let slope = gradients.get(layer, target).unwrap();
+            let (a, b) = (along(&lora.a, &slope.a), along(&lora.b, &slope.b));
+            ((layer, target), Lora { a, b, ..*lora })
+        }))
+    };
+    let loss = |distance| case.loss_alone(Some(&upload(&moved(distance))));
+    let slope = (loss(5e-3) - loss(-5e-3)) / 1e-2;
+    assert!((slope / length - 1.0).abs() < 2e-3, "slope {slope}, gradient {length}");
+}
+
 #[test]
 fn gradients_of_the_real_model_are_those_of_pytorch() {
     let context = context();

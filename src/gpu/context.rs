@@ -477,3 +477,51 @@ fn wanted_limits(offered: &wgpu::Limits, ceiling: &wgpu::Limits) -> wgpu::Limits
         offered.max_storage_buffer_binding_size.min(ceiling.max_storage_buffer_binding_size);
     limits
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::check::test_context;
+
+    #[test]
+    fn a_buffer_over_the_limits_is_an_error_and_the_context_stays_usable() {
+        let context = test_context();
+        let most = context.limits().max_storage_buffer_binding_size;
+        let error = context.storage("huge", most + 16).unwrap_err();
+        assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
+        assert!(error.to_string().contains("huge needs a buffer of"), "{error}");
+        assert!(context.storage("small", 16).is_ok());
+    }
+
+    #[test]
+    fn a_lost_device_says_so_from_then_on() {
+        let context = test_context();
+        let buffer = context.storage_from("values", &[1u32, 2]).unwrap();
+        context.device().destroy();
+        let error = pollster::block_on(context.read::<u32>(&buffer, 0, 2)).unwrap_err();
+        assert!(matches!(error, Error::DeviceLost(_)), "{error}");
+        assert!(matches!(context.storage("more", 16), Err(Error::DeviceLost(_))));
+    }
+
+    #[test]
+    fn an_unknown_adapter_names_those_there_are() {
+        let options = ContextOptions { adapter: Some("nosuch".into()), ..Default::default() };
+        let error = pollster::block_on(Context::new(&options)).unwrap_err().to_string();
+        let names = pollster::block_on(Context::adapters());
+        assert!(error.contains("nosuch") && error.contains(&names[0].name), "{error}");
+    }
+
+    #[test]
+    fn memory_is_counted_until_the_last_handle_is_dropped() {
+        let context = test_context();
+        let before = context.memory().now();
+        let buffer = context.storage("values", 1000).unwrap();
+        let other = buffer.clone();
+        assert_eq!(context.memory().now(), before + 1008);
+        drop(buffer);
+        assert_eq!(context.memory().now(), before + 1008);
+        drop(other);
+        assert_eq!(context.memory().now(), before);
+        assert!(context.memory().peak() >= before + 1008);
+    }
+}
