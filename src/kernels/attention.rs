@@ -10,6 +10,7 @@ const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("token.wgsl"),
+        include_str!("attention_bindings.wgsl"),
         include_str!("attention.wgsl"),
     ],
     storage: &[Read, Read, Read, Read, Write, Write],
@@ -20,6 +21,7 @@ const SUBGROUP_KERNEL: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("token.wgsl"),
+        include_str!("attention_bindings.wgsl"),
         include_str!("attention_subgroup.wgsl"),
     ],
     storage: KERNEL.storage,

@@ -10,13 +10,23 @@ use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
 
 const MATVEC: Kernel = Kernel {
     name: "matvec",
-    source: &[include_str!("step.wgsl"), include_str!("weight.wgsl"), include_str!("matvec.wgsl")],
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("weight.wgsl"),
+        include_str!("matmul_bindings.wgsl"),
+        include_str!("matvec.wgsl"),
+    ],
     storage: &[Read, Read, Read, Read, Read, Write],
 };
 
 const MATMUL: Kernel = Kernel {
     name: "matmul",
-    source: &[include_str!("step.wgsl"), include_str!("weight.wgsl"), include_str!("matmul.wgsl")],
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("weight.wgsl"),
+        include_str!("matmul_bindings.wgsl"),
+        include_str!("matmul.wgsl"),
+    ],
     storage: &[Read, Read, Read, Read, Read, Write],
 };
 
@@ -25,6 +35,7 @@ const MATMUL_SUBGROUP: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("weight.wgsl"),
+        include_str!("matmul_bindings.wgsl"),
         include_str!("matmul_subgroup.wgsl"),
     ],
     storage: &[Read, Read, Read, Read, Read, Write],

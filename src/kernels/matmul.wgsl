@@ -1,23 +1,5 @@
 // Y[t, o] = Σ_i X[t, i] · W[o, i] + bias[o] + residual[t, o]: a tile of 32 tokens by 32 outputs a
 // workgroup, 32 columns at a time in workgroup memory, 4 × 4 outputs a thread.
-struct Params {
-    rows: vec2<u32>,
-    x_row: u32,
-    y_row: u32,
-    in_features: u32,
-    out_features: u32,
-    first_out: u32, // of the part of W that is bound
-    part_rows: u32, // of that part
-    has_bias: u32,
-    has_residual: u32,
-}
-
-@group(0) @binding(1) var<uniform> params: Params;
-// values, scales: a part of W (out, in)
-@group(0) @binding(4) var<storage, read> x: array<f32>; // (rows, in)
-@group(0) @binding(5) var<storage, read> bias: array<f32>; // (out)
-@group(0) @binding(6) var<storage, read> residual: array<f32>; // (rows, out)
-@group(0) @binding(7) var<storage, read_write> y: array<f32>; // (rows, out)
 
 const TILE = 32u;
 const SIDE = 8u; // threads a side

@@ -12,6 +12,7 @@ const KERNEL: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("weight.wgsl"),
+        include_str!("matmul_transposed_bindings.wgsl"),
         include_str!("matmul_transposed.wgsl"),
     ],
     storage: &[Read, Read, Read, Write],
@@ -22,6 +23,7 @@ const MATMUL_TRANSPOSED_SUBGROUP: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("weight.wgsl"),
+        include_str!("matmul_transposed_bindings.wgsl"),
         include_str!("matmul_transposed_subgroup.wgsl"),
     ],
     storage: &[Read, Read, Read, Write],

@@ -1,20 +1,5 @@
 // `matmul_transposed.wgsl` for the adapters of `matmul_subgroup.wgsl`: eight columns a thread, eight
 // outputs at a time in registers; each lane loads one output's dY and broadcasts it.
-struct Params {
-    rows: vec2<u32>,
-    dy_row: u32,
-    dx_row: u32,
-    in_features: u32,
-    out_features: u32,
-    first_out: u32, // of the part of W that is bound
-    part_rows: u32, // of that part
-    accumulate: u32,
-}
-
-@group(0) @binding(1) var<uniform> params: Params;
-// values, scales: a part of W (out, in)
-@group(0) @binding(4) var<storage, read> dy: array<f32>; // (rows, out)
-@group(0) @binding(5) var<storage, read_write> dx: array<f32>; // (rows, in)
 
 const THREADS = 8u; // two blocks of columns
 const TOKENS = 8u;
