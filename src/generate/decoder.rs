@@ -103,11 +103,6 @@ impl Decoder {
         self.model.config.max_position_embeddings
     }
 
-    /// Dispatches of one decoded token.
-    pub fn dispatches_per_token(&self) -> usize {
-        self.cached.decode.len()
-    }
-
     /// Makes `ids` the context and computes what follows the last of them. Tokens that the cache
     /// already holds from the start are kept; returns how many tokens were computed.
     ///
@@ -280,6 +275,7 @@ impl Parts<'_> {
         self.pick(&mut decode, &hidden)?;
 
         let (prompt, head, decode) = (prompt.finish(), head.finish(), decode.finish());
+        tracing::debug!("{} dispatches a decoded token", decode.len());
         Ok(Cached { cache, prompt, head, decode })
     }
 

@@ -88,7 +88,6 @@ impl<'a> From<&'a Buffer> for Binding<'a> {
 
 #[derive(Debug)]
 struct Dispatch {
-    name: &'static str,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: [Extent; 3],
@@ -110,18 +109,6 @@ impl Recording {
     /// Whether nothing was recorded.
     pub fn is_empty(&self) -> bool {
         self.dispatches.is_empty()
-    }
-
-    /// Dispatches per kernel, in the order of first use.
-    pub fn census(&self) -> Vec<(&'static str, usize)> {
-        let mut counts: Vec<(&'static str, usize)> = Vec::new();
-        for d in &self.dispatches {
-            match counts.iter_mut().find(|(name, _)| *name == d.name) {
-                Some((_, n)) => *n += 1,
-                None => counts.push((d.name, 1)),
-            }
-        }
-        counts
     }
 
     /// Adds one replay over `tokens` tokens to `pass`.
@@ -229,12 +216,7 @@ impl Recorder {
             entries: &entries,
         });
         self.context.check()?;
-        self.dispatches.push(Dispatch {
-            name: kernel.name,
-            pipeline: pipeline.compute,
-            bind_group,
-            grid,
-        });
+        self.dispatches.push(Dispatch { pipeline: pipeline.compute, bind_group, grid });
         Ok(())
     }
 

@@ -17,6 +17,7 @@ const QUERIES: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("token.wgsl"),
+        include_str!("attention_backward_bindings.wgsl"),
         include_str!("attention_backward_q.wgsl"),
     ],
     storage: &[Read, Read, Read, Read, Read, Read, Write],
@@ -26,6 +27,7 @@ const KEYS: Kernel = Kernel {
     source: &[
         include_str!("step.wgsl"),
         include_str!("token.wgsl"),
+        include_str!("attention_backward_bindings.wgsl"),
         include_str!("attention_backward_kv.wgsl"),
     ],
     storage: &[Read, Read, Read, Read, Read, Read, Write, Write],

@@ -1,21 +1,7 @@
 // dk[j] = Σ over the queries that see key j of ds · q / √d, dv[j] = Σ p · dout, over all heads that
 // share the key-value head; one workgroup per key and key-value head. The queries that see a key
 // are the rows from its own to the end of its sequence, in order: the sum is the same every time.
-struct Params {
-    rows: vec2<u32>,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    scale: f32, // 1/√d
-}
 
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>; // (T, heads·d)
-@group(0) @binding(3) var<storage, read> k: array<vec4<f32>>; // (T, kv_heads·d)
-@group(0) @binding(4) var<storage, read> v: array<vec4<f32>>; // (T, kv_heads·d)
-@group(0) @binding(5) var<storage, read> dout: array<vec4<f32>>; // (T, heads·d)
-@group(0) @binding(6) var<storage, read> tokens: array<Token>; // (T)
-@group(0) @binding(7) var<storage, read> statistics: array<vec2<f32>>; // (T, heads): lse, delta
 @group(0) @binding(8) var<storage, read_write> dk: array<vec4<f32>>; // (T, kv_heads·d)
 @group(0) @binding(9) var<storage, read_write> dv: array<vec4<f32>>; // (T, kv_heads·d)
 

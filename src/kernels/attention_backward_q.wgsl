@@ -1,21 +1,7 @@
 // dq[t, h] = Σ over the keys t sees of ds · k / √d, with p = exp(q·k/√d − lse),
 // ds = p · (dout·v − delta) and delta = dout·out; one workgroup per token and head, threads over
 // keys for ds, then over features for the sum. Also leaves delta for the other kernel.
-struct Params {
-    rows: vec2<u32>,
-    heads: u32,
-    kv_heads: u32,
-    head_dim: u32,
-    scale: f32, // 1/√d
-}
 
-@group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>; // (T, heads·d)
-@group(0) @binding(3) var<storage, read> k: array<vec4<f32>>; // (T, kv_heads·d)
-@group(0) @binding(4) var<storage, read> v: array<vec4<f32>>; // (T, kv_heads·d)
-@group(0) @binding(5) var<storage, read> dout: array<vec4<f32>>; // (T, heads·d)
-@group(0) @binding(6) var<storage, read> tokens: array<Token>; // (T)
-@group(0) @binding(7) var<storage, read> statistics: array<vec2<f32>>; // (T, heads): lse, delta
 @group(0) @binding(8) var<storage, read_write> dq: array<vec4<f32>>; // (T, heads·d)
 
 const THREADS = 64u;

@@ -93,9 +93,4 @@ impl Tensor {
     pub fn per_token(&self, per: u32) -> Extent {
         Extent::Tokens { begin: self.rows.begin, max: self.rows.max, per }
     }
-
-    /// Whether `other` is the same memory.
-    pub fn same(&self, other: &Tensor) -> bool {
-        Rc::ptr_eq(&self.buffer, &other.buffer)
-    }
 }
