@@ -1,0 +1,711 @@
+/**
+ * Engram: small language models in a page, and LoRA training on them, on WebGPU.
+ *
+ * ```js
+ * import { EngineWorker, Trainer, evaluate } from "engram";
+ * const engine = await EngineWorker.load("HuggingFaceTB/SmolLM2-135M-Instruct");
+ * const answer = await engine.chat.completions.create({ messages: [{ role: "user", content: "Hi!" }] });
+ * ```
+ *
+ * {@link Engine} computes in the thread that calls it; {@link EngineWorker} has the same interface
+ * and computes in a worker of its own, so that the page never waits. Whatever goes wrong is thrown
+ * as an {@link EngramError}, whose `code` a program can rely on.
+ */
+
+// ---------------------------------------------------------------- loading
+
+/**
+ * Where a model comes from:
+ * - a URL (absolute, or beginning with `/`, `./` or `../`) of a GGUF file;
+ * - an id of the Hugging Face hub: `hf:OWNER/NAME[@REVISION][:FILE]`, or `OWNER/NAME` alone;
+ * - a file (a GGUF), or the files of a model folder (`config.json`, `tokenizer.json`,
+ *   `*.safetensors` and so on);
+ * - a stream or the bytes of a GGUF file.
+ */
+export type Source =
+    | string
+    | URL
+    | Blob
+    | readonly File[]
+    | ReadableStream<Uint8Array>
+    | Uint8Array
+    | ArrayBuffer;
+
+/** How far a load has come. */
+export interface LoadProgress {
+    /** `download`: from the network into the cache. `load`: from file onto the GPU. */
+    phase: "download" | "load";
+    /** Bytes done in this phase. */
+    loaded: number;
+    /** Bytes of this phase; 0 if the server does not say. */
+    total: number;
+    /** Seconds since the load began. */
+    seconds: number;
+}
+
+/** Whether downloads are kept for the next time: taken from the cache, fetched anew, or not kept. */
+export type CacheMode = "use" | "refresh" | "none";
+
+/** What weights become at load; by default they stay as they are in the file. */
+export type Quantize = "f32" | "f16" | "q8_0" | "q4_0";
+
+/** Options of {@link Engine.load}. */
+export interface LoadOptions {
+    /** What reports call the model; by default taken from the source. */
+    name?: string;
+    /** Default: `use`. */
+    cache?: CacheMode;
+    /** SHA-256 (hexadecimal) that the downloaded file must have; hub files are checked without it. */
+    sha256?: string;
+    /** What the weights become. */
+    quantize?: Quantize;
+    /** The hub's address; default `https://huggingface.co`. */
+    hubEndpoint?: string;
+    /** Called at every step of the load. */
+    onProgress?: (progress: LoadProgress) => void;
+    /** Ends the load; what is downloaded so far is not kept. */
+    signal?: AbortSignal;
+}
+
+/** What a loaded model is. */
+export interface ModelInfo {
+    /** As {@link LoadOptions.name}. */
+    name: string;
+    /** `model_type` of its config, such as `llama`. */
+    architecture: string;
+    /** Weights in all, without adapters. */
+    parameters: number;
+    /** Bytes of its files. */
+    bytes: number;
+    /** Blocks. */
+    layers: number;
+    /** Tokens it knows. */
+    vocabSize: number;
+    /** Longest context, tokens. */
+    contextLength: number;
+    /** Whether it has a chat template. */
+    hasChatTemplate: boolean;
+}
+
+/** Where it computes. */
+export interface DeviceInfo {
+    /** The GPU adapter, as far as the browser tells. */
+    name: string;
+    /** Whether it is the CPU that pretends to be a GPU. */
+    isSoftware: boolean;
+    /** Largest storage binding, bytes. */
+    maxStorageBinding: number;
+}
+
+/** Bytes in use. */
+export interface MemoryInfo {
+    /** GPU buffers now. */
+    gpu: number;
+    /** GPU buffers at most since the load. */
+    gpuPeak: number;
+    /** The module's own memory. */
+    wasm: number;
+}
+
+// ---------------------------------------------------------------- chat and text
+
+/** A turn of a chat. */
+export interface Message {
+    /** Who speaks. */
+    role: "system" | "user" | "assistant";
+    /** What is said. */
+    content: string;
+}
+
+/** How tokens are chosen; OpenAI's names where it has one. */
+export interface Sampling {
+    /** 0 takes the most likely token; default 0. */
+    temperature?: number;
+    /** Keep the fewest tokens whose probabilities add up to this; default 1. */
+    top_p?: number;
+    /** Keep this many of the most likely tokens; default 0 keeps all. */
+    top_k?: number;
+    /** Keep tokens at least this times as likely as the most likely; default 0. */
+    min_p?: number;
+    /** Above 1 makes tokens of the context less likely; default 1. */
+    repeat_penalty?: number;
+    /** The same seed gives the same text; default 0. */
+    seed?: number;
+    /** Most new tokens; default 256, or what the context has room for. */
+    max_tokens?: number;
+    /** Texts that end the answer and are not part of it. */
+    stop?: string | readonly string[];
+}
+
+/** Options of every generation. */
+export interface GenerateOptions extends Sampling {
+    /** Which adapter to use for this one; default the active one, `null` for none. */
+    adapter?: string | null;
+    /** Ends the answer; the call throws `aborted`, the engine stays usable. */
+    signal?: AbortSignal;
+    /** Called with each piece of text as it becomes certain. */
+    onText?: (text: string) => void;
+}
+
+/** Why an answer ended. */
+export type FinishReason = "stop" | "length";
+
+/** What an answer cost. */
+export interface Usage {
+    /** Tokens of the prompt. */
+    prompt_tokens: number;
+    /** Tokens of the answer. */
+    completion_tokens: number;
+    /** Both. */
+    total_tokens: number;
+    /** What OpenAI's usage does not have. */
+    extra: {
+        /** Prompt tokens that were computed: those of the turns before are in the cache. */
+        computed_prompt_tokens: number;
+        /** Seconds to the first token. */
+        time_to_first_token_s: number;
+        /** Seconds from the first token to the last. */
+        decode_s: number;
+        /** Computed prompt tokens per second. */
+        prefill_tokens_per_s: number;
+        /** Tokens per second after the first; null if there was only one. */
+        decode_tokens_per_s: number | null;
+    };
+}
+
+/** An answer of {@link Engine.generate}. */
+export interface Generated {
+    /** The new text. */
+    text: string;
+    /** Its tokens. */
+    tokens: Uint32Array;
+    /** Why it ended. */
+    finish_reason: FinishReason;
+    /** What it cost. */
+    usage: Usage;
+}
+
+/** Options of `chat.completions.create`. */
+export interface ChatCompletionRequest extends Sampling {
+    /** The chat so far, the last turn the user's. */
+    messages: readonly Message[];
+    /** Whether to give the answer in pieces. */
+    stream?: boolean;
+    /** Which adapter to use for this one; default the active one, `null` for none. */
+    adapter?: string | null;
+    /** Ends the answer. */
+    signal?: AbortSignal;
+}
+
+/** A whole answer, shaped as OpenAI's. */
+export interface ChatCompletion {
+    id: string;
+    object: "chat.completion";
+    /** Unix time, seconds. */
+    created: number;
+    model: string;
+    choices: [{ index: 0; message: { role: "assistant"; content: string }; finish_reason: FinishReason }];
+    usage: Usage;
+}
+
+/** A piece of an answer, shaped as OpenAI's. The last one has an empty delta and the usage. */
+export interface ChatCompletionChunk {
+    id: string;
+    object: "chat.completion.chunk";
+    /** Unix time, seconds. */
+    created: number;
+    model: string;
+    choices: [{ index: 0; delta: { role?: "assistant"; content?: string }; finish_reason: FinishReason | null }];
+    usage?: Usage;
+}
+
+/** `engine.chat.completions`. */
+export interface Completions {
+    /** Answers a chat, in pieces. Leaving the loop ends the answer. */
+    create(request: ChatCompletionRequest & { stream: true }): Promise<AsyncIterable<ChatCompletionChunk>>;
+    /** Answers a chat. */
+    create(request: ChatCompletionRequest & { stream?: false }): Promise<ChatCompletion>;
+}
+
+// ---------------------------------------------------------------- adapters
+
+/** Whose file layout an adapter has. */
+export type AdapterFormat = "mlx" | "peft";
+
+/** A file by name and content. */
+export interface NamedFile {
+    name: string;
+    bytes: Uint8Array;
+}
+
+/** A loaded adapter. */
+export interface AdapterInfo {
+    /** The name it was loaded under. */
+    name: string;
+    /** Its rank; the largest, where layers differ. */
+    rank: number;
+    /** Numbers in it. */
+    parameters: number;
+    /** Whether generation uses it by default. */
+    active: boolean;
+}
+
+/** `engine.adapters`: several stay loaded beside the one base model. */
+export interface Adapters {
+    /**
+     * Loads the two files of an adapter (`adapter_config.json` and the safetensors beside it, MLX's
+     * or PEFT's) under `name`, replacing one of that name.
+     */
+    load(name: string, files: readonly (File | NamedFile)[]): Promise<AdapterInfo>;
+    /** Makes it the default of every generation. */
+    activate(name: string): Promise<void>;
+    /** Makes the bare model the default. */
+    deactivate(): Promise<void>;
+    /** All loaded ones. */
+    list(): Promise<AdapterInfo[]>;
+    /** Forgets it. */
+    remove(name: string): Promise<void>;
+    /** Its files, in either layout. */
+    export(name: string, format: AdapterFormat): Promise<NamedFile[]>;
+}
+
+// ---------------------------------------------------------------- engine
+
+/** What {@link Engine} and {@link EngineWorker} have in common. */
+export interface EngineInterface {
+    /** The model. */
+    readonly model: ModelInfo;
+    /** The device. */
+    readonly device: DeviceInfo;
+    /** Chats. */
+    readonly chat: { readonly completions: Completions };
+    /** Adapters. */
+    readonly adapters: Adapters;
+    /** Continues a bare prompt, without the chat template. */
+    generate(prompt: string, options?: GenerateOptions): Promise<Generated>;
+    /** A text's tokens, without special ones around it. */
+    tokenize(text: string): Promise<Uint32Array>;
+    /** The text of tokens. */
+    detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
+    /** How many tokens a text, or a chat in the model's template, has. */
+    countTokens(input: string | readonly Message[]): Promise<number>;
+    /** Bytes in use. */
+    memory(): Promise<MemoryInfo>;
+    /**
+     * Opens a new device and loads the model and its adapters onto it again: the remedy for
+     * `device-lost`.
+     */
+    reload(options?: { onProgress?: (progress: LoadProgress) => void; signal?: AbortSignal }): Promise<void>;
+    /** For tests: loses the device, as a driver's reset would. */
+    loseDevice(): Promise<void>;
+    /** Frees the GPU's memory. The engine can't be used afterwards. */
+    dispose(): Promise<void>;
+}
+
+/** A model in the calling thread. */
+export class Engine implements EngineInterface {
+    private constructor();
+    /** Loads a model. */
+    static load(source: Source, options?: LoadOptions): Promise<Engine>;
+    readonly model: ModelInfo;
+    readonly device: DeviceInfo;
+    readonly chat: { readonly completions: Completions };
+    readonly adapters: Adapters;
+    generate(prompt: string, options?: GenerateOptions): Promise<Generated>;
+    tokenize(text: string): Promise<Uint32Array>;
+    detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
+    countTokens(input: string | readonly Message[]): Promise<number>;
+    memory(): Promise<MemoryInfo>;
+    reload(options?: { onProgress?: (progress: LoadProgress) => void; signal?: AbortSignal }): Promise<void>;
+    loseDevice(): Promise<void>;
+    dispose(): Promise<void>;
+}
+
+/** A model in a worker of its own; the page stays free. */
+export class EngineWorker implements EngineInterface {
+    private constructor();
+    /** Starts a worker and loads a model there. `worker` is for those who start it themselves. */
+    static load(source: Source, options?: LoadOptions & { worker?: Worker }): Promise<EngineWorker>;
+    readonly model: ModelInfo;
+    readonly device: DeviceInfo;
+    readonly chat: { readonly completions: Completions };
+    readonly adapters: Adapters;
+    generate(prompt: string, options?: GenerateOptions): Promise<Generated>;
+    tokenize(text: string): Promise<Uint32Array>;
+    detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
+    countTokens(input: string | readonly Message[]): Promise<number>;
+    memory(): Promise<MemoryInfo>;
+    reload(options?: { onProgress?: (progress: LoadProgress) => void; signal?: AbortSignal }): Promise<void>;
+    loseDevice(): Promise<void>;
+    /** Frees the GPU's memory and ends the worker. */
+    dispose(): Promise<void>;
+}
+
+// ---------------------------------------------------------------- data
+
+/** A pattern: what the user types, what the model should answer, and where it belongs. */
+export interface Pattern {
+    input: string;
+    output: string;
+    /** `section/fine` with a section of `code`, `fact`, `format`, `fix`. */
+    category: string;
+}
+
+/** A problem in data, and the row or line (from 1) it is in. */
+export interface DataProblem {
+    row: number;
+    message: string;
+}
+
+/** One training example: a chat, a prompt with its completion, or a text, as MLX-LM takes them. */
+export type TrainingExample =
+    | { messages: readonly Message[]; category?: string }
+    | { prompt: string; completion: string; category?: string }
+    | { text: string };
+
+/** What a model is trained on. */
+export interface Dataset {
+    train: readonly TrainingExample[];
+    /** Without it, nothing is validated. */
+    valid?: readonly TrainingExample[];
+}
+
+/** A data set with questions to evaluate on. */
+export interface Splits extends Dataset {
+    valid: TrainingExample[];
+    train: TrainingExample[];
+    test: TrainingExample[];
+}
+
+/** How patterns become a data set. */
+export interface SplitConfig {
+    /** `held-out` (default) tests patterns that were not trained on; `original` repeats the original experiment, whose test set was. */
+    protocol?: "held-out" | "original";
+    /** Default 42. */
+    seed?: number;
+    /** Share that becomes validation data; default 0.2. */
+    validFraction?: number;
+    /** Most test examples of one category; default 3. */
+    testPerCategory?: number;
+    /** Share of each category that `held-out` keeps for the test; default 0.2. */
+    heldOutFraction?: number;
+}
+
+/** The patterns that come with the package: 131, the original experiment's kinds and sizes. */
+export function bundledPatterns(): Promise<Pattern[]>;
+/** Reads a pattern file (YAML). Throws `data` with the file and line. */
+export function parsePatterns(name: string, text: string): Promise<Pattern[]>;
+/** Patterns as the YAML that {@link parsePatterns} reads. */
+export function formatPatterns(patterns: readonly Pattern[]): Promise<string>;
+/** What is wrong with patterns, by row; empty if they can be used. */
+export function checkPatterns(patterns: readonly Pattern[]): Promise<DataProblem[]>;
+/** The inputs that augmentation makes of a pattern, the pattern's own first. */
+export function augmentPattern(pattern: Pattern): Promise<string[]>;
+/** Reads examples (JSON lines). Throws `data` with the file and line. */
+export function parseExamples(name: string, text: string): Promise<TrainingExample[]>;
+/** Divides patterns into training, validation and test data. */
+export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig): Promise<Splits>;
+
+// ---------------------------------------------------------------- training
+
+/** Settings of a training, with MLX-LM's names; the defaults are the original experiment's. */
+export interface TrainConfig {
+    /** Default 8. */
+    rank?: number;
+    /** The factor of the adapter's product, used as it is; default 20. */
+    scale?: number;
+    /** Blocks adapted, counted from the last; -1 for all; default 16. */
+    num_layers?: number;
+    /** Linears adapted; default all seven. */
+    keys?: readonly string[];
+    /** Default 1e-5. */
+    learning_rate?: number;
+    /** Examples a batch; default 4. */
+    batch_size?: number;
+    /** Default 100. */
+    iters?: number;
+    /** Default 10. */
+    steps_per_report?: number;
+    /** Default 50. */
+    steps_per_eval?: number;
+    /** Validation batches; -1 for all; 0 for no validation. */
+    val_batches?: number;
+    /** Longer examples are cut; default 2048. */
+    max_seq_length?: number;
+    /** Whether only the last message counts; default false. */
+    mask_prompt?: boolean;
+    /** Default 1. */
+    grad_accumulation_steps?: number;
+    /** Compute blocks twice instead of keeping them; default false. */
+    grad_checkpoint?: boolean;
+    /** Clip the gradient's norm; default none. */
+    max_grad_norm?: number | null;
+    /** `engram` (default) or `mlx`, which repeats MLX-LM to the last habit. */
+    semantics?: "engram" | "mlx";
+    /** Default 0. */
+    seed?: number;
+}
+
+/** What every step tells. */
+interface StepBase {
+    /** From 1. */
+    iteration: number;
+    /** Iterations in all. */
+    iterations: number;
+    /** Seconds spent in iterations so far; pauses don't count. */
+    seconds: number;
+    /** Seconds still to go at this pace; null while unknown. */
+    etaSeconds: number | null;
+    /** GPU memory in use, bytes. */
+    gpuMemory: number;
+}
+
+/** What happened in a training. */
+export type TrainStep =
+    /** The validation loss before this iteration. */
+    | (StepBase & { kind: "validation"; loss: number; best: boolean })
+    /** An iteration; its loss comes with the next report. */
+    | (StepBase & { kind: "step"; tokens: number })
+    /** An iteration that ends a reporting interval. */
+    | (StepBase & {
+          kind: "report";
+          tokens: number;
+          /** Mean training loss of the interval. */
+          loss: number;
+          gradientNorm: number;
+          trainedTokens: number;
+          iterationsPerSecond: number;
+          tokensPerSecond: number;
+      });
+
+/** A LoRA training on an engine. */
+export class Trainer {
+    private constructor();
+    /** Prepares a training. */
+    static create(engine: EngineInterface, dataset: Dataset, config?: TrainConfig): Promise<Trainer>;
+    /** Every setting, defaults filled in. */
+    readonly config: Required<TrainConfig>;
+    /** Numbers trained. */
+    readonly trainableParameters: number;
+    /**
+     * The training, step by step: each step is computed when it is asked for, so that a loop that
+     * waits pauses it. A second `run` goes on where the first was left. After `cancel` the steps
+     * end; an abort of `signal` throws `aborted`.
+     */
+    run(options?: { signal?: AbortSignal }): AsyncIterable<TrainStep>;
+    /** Ends {@link run} after the current step. What is trained so far can be exported. */
+    cancel(): void;
+    /** The adapter's files: as it is now, or as it was at its lowest validation loss. */
+    exportAdapter(format: AdapterFormat, options?: { checkpoint?: "last" | "best" }): Promise<NamedFile[]>;
+    /** Frees its memory. */
+    dispose(): Promise<void>;
+}
+
+// ---------------------------------------------------------------- evaluation
+
+/** A question of an evaluation. */
+export interface EvalExample {
+    prompt: string;
+    expected: string;
+    /** Default `all`. */
+    category?: string;
+}
+
+/** What is evaluated: an engine, bare or with one of its adapters. All share one engine. */
+export interface EvalCandidate {
+    /** Its name in the report. */
+    name: string;
+    engine: EngineInterface;
+    /** The adapter's name; none for the bare model. */
+    adapter?: string | null;
+}
+
+/** How far an evaluation has come. */
+export interface EvalProgress {
+    candidate: string;
+    phase: "complete" | "loss";
+    done: number;
+    total: number;
+}
+
+/** Options of {@link evaluate}. */
+export interface EvalOptions {
+    /** `honest` (default): the chat template, equality. `original`: the bare prompt, its beginning. */
+    protocol?: "honest" | "original";
+    /** Default 50. */
+    max_new_tokens?: number;
+    /** How often each prompt is asked; default 1. */
+    runs?: number;
+    /** Whether to compute the loss of the expected answers too; default true. */
+    loss?: boolean;
+    /** What the report calls the examples; default `examples`. */
+    dataset?: string;
+    onProgress?: (progress: EvalProgress) => void;
+    signal?: AbortSignal;
+}
+
+/** Counts of right answers. */
+export interface Score {
+    n: number;
+    correct: number;
+    accuracy: number;
+    /** 95 % Wilson interval of the accuracy. */
+    wilson: { low: number; high: number };
+    partial: number;
+}
+
+/** Seconds per answer, in milliseconds. */
+export interface Latency {
+    n: number;
+    mean_ms: number;
+    median_ms: number;
+    std_ms: number;
+    min_ms: number;
+    max_ms: number;
+    tokens_per_second: number | null;
+}
+
+/** One question and what a candidate answered. */
+export interface ExampleOutput {
+    category: string;
+    prompt: string;
+    expected: string;
+    actual: string;
+    correct: boolean;
+    partial: boolean;
+    tokens: number;
+    consistent: boolean;
+}
+
+/** What one candidate did. */
+export interface CandidateReport {
+    name: string;
+    overall: Score;
+    per_category: (Score & { category: string })[];
+    cut_off: number;
+    consistency?: { runs: number; consistent: number };
+    loss?: { tokens: number; mean: number; perplexity: number | null };
+    latency?: Latency;
+    outputs: ExampleOutput[];
+}
+
+/** Two candidates on the same questions; McNemar's exact test. */
+export interface Comparison {
+    first: string;
+    second: string;
+    both: number;
+    only_first: number;
+    only_second: number;
+    neither: number;
+    p_value: number;
+    significant: boolean;
+}
+
+/** `report.json`; `docs/report.md` describes every field. */
+export interface Report {
+    schema_version: number;
+    model: string;
+    dataset: { name: string; sha256?: string; examples: number; seen_in_training: number | null };
+    protocol: "honest" | "original";
+    max_new_tokens: number;
+    candidates: CandidateReport[];
+    comparisons: Comparison[];
+    environment: { adapter: string; target: string; version: string };
+}
+
+/** An evaluation's result. */
+export interface Evaluation {
+    report: Report;
+    /** `report.json`, byte for byte what the native runner writes. */
+    json: string;
+    /** `report.md`. */
+    markdown: string;
+}
+
+/** Asks every candidate the same questions and compares the answers. */
+export function evaluate(
+    candidates: readonly EvalCandidate[],
+    examples: readonly EvalExample[],
+    options?: EvalOptions,
+): Promise<Evaluation>;
+
+// ---------------------------------------------------------------- cache
+
+/** A file in the cache. */
+export interface CachedFile {
+    url: string;
+    bytes: number;
+    /** The server's tag of this version, if it gave one. */
+    etag: string | null;
+    sha256: string;
+    /** When it was kept, milliseconds of Unix time. */
+    savedAt: number;
+}
+
+/** The models kept in this browser for this site. */
+export const cache: {
+    list(): Promise<CachedFile[]>;
+    /** Forgets one file, or all. */
+    clear(url?: string): Promise<void>;
+    /** Bytes in use and available, as far as the browser tells. */
+    usage(): Promise<{ bytes: number; quota: number | null }>;
+};
+
+// ---------------------------------------------------------------- support and errors
+
+/** What this browser can do. */
+export interface Support {
+    /** Whether a model can run. */
+    ok: boolean;
+    /** In plain words: what is missing and what to do, or what it runs on. */
+    message: string;
+    /** Why not. */
+    code?: "no-webgpu" | "no-adapter" | "limits";
+    device?: DeviceInfo;
+    /** Optional features present: used, never needed. */
+    features: string[];
+}
+
+/** Looks before anything is loaded. */
+export function checkSupport(): Promise<Support>;
+
+/** What an {@link EngramError} can be about. */
+export type ErrorCode =
+    /** The caller's `AbortSignal`, or `cancel`. */
+    | "aborted"
+    /** The browser has no WebGPU. */
+    | "no-webgpu"
+    /** It has, and gives no adapter. */
+    | "no-adapter"
+    /** The GPU went away; {@link EngineInterface.reload} helps. */
+    | "device-lost"
+    /** The GPU has not enough memory. */
+    | "out-of-memory"
+    /** The GPU failed otherwise. */
+    | "gpu"
+    /** The download failed. */
+    | "network"
+    /** The downloaded file is not the one that was promised. */
+    | "integrity"
+    /** The browser has no room for the file. */
+    | "quota"
+    /** A model or adapter file that is damaged or not supported. */
+    | "format"
+    /** Training or evaluation data that can't be used. */
+    | "data"
+    /** An argument that can't be used. */
+    | "invalid"
+    /** More tokens than the model's context holds. */
+    | "context-overflow"
+    /** Training produced a number that is not finite. */
+    | "not-finite"
+    /** The engine was disposed of. */
+    | "disposed"
+    /** A fault of this library. */
+    | "internal";
+
+/** What went wrong, where, and what to do about it, in one line. */
+export class EngramError extends Error {
+    constructor(code: ErrorCode, message: string, options?: ErrorOptions);
+    readonly code: ErrorCode;
+}
