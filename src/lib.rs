@@ -22,6 +22,8 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod ops;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod train;
 

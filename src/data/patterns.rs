@@ -188,6 +188,7 @@ pub(crate) fn ours() -> Vec<Pattern> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn our_patterns_have_the_shape_of_the_original_experiment() {

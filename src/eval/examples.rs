@@ -80,6 +80,7 @@ fn from_body(body: &Body, category: &str) -> Result<Example, &'static str> {
 mod tests {
     use super::*;
     use crate::data::jsonl::parse;
+    use crate::testing::test;
 
     fn read(lines: &str) -> Result<Vec<Example>> {
         Example::from_records("test.jsonl", &parse("test.jsonl", lines.as_bytes())?)

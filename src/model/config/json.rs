@@ -200,6 +200,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::testing::test;
 
     /// SmolLM2-135M-Instruct's.
     fn smollm2() -> Value {
