@@ -207,8 +207,8 @@ mod tests {
             tokenizer_config_json: Some(golden!("tokenizer_config.json").to_vec()),
             chat_template_jinja: None,
         };
-        let checkpoint = Checkpoint::from_safetensors(folder).unwrap();
         pollster::block_on(async {
+            let checkpoint = Checkpoint::from_safetensors(folder).await.unwrap();
             let context = Context::new(&ContextOptions::default()).await.unwrap();
             Engine::load(&context, &checkpoint, None, &mut |_, _| Ok(())).await.unwrap()
         })
