@@ -208,7 +208,7 @@ mod tests {
             tokenizer_config_json: Some(golden!("tokenizer_config.json").to_vec()),
             chat_template_jinja: None,
         };
-        let checkpoint = Checkpoint::from_safetensors(folder).unwrap();
+        let checkpoint = Checkpoint::from_safetensors(folder).await.unwrap();
         let context = Context::new(&ContextOptions::default()).await.unwrap();
         Engine::load(&context, &checkpoint, None, &mut |_, _| Ok(())).await.unwrap()
     }

@@ -7,7 +7,7 @@ use ::safetensors::Dtype;
 use ::safetensors::tensor::TensorInfo as Entry;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::cursor::Cursor;
+use super::cursor::{self, Cursor};
 use super::{ByteSource, DType};
 use crate::{Error, Result};
 
@@ -62,8 +62,11 @@ impl Safetensors {
     /// # Errors
     /// When it is not safetensors, truncated or damaged: a length beyond the file, a tensor whose
     /// bytes are not its shape's, overlaps, gaps, or names that repeat.
-    pub fn parse(source: &dyn ByteSource) -> Result<Self> {
-        let mut cursor = Cursor::new(source);
+    pub async fn parse(source: &dyn ByteSource) -> Result<Self> {
+        cursor::read_header(source, Self::parse_header).await
+    }
+
+    fn parse_header(cursor: &mut Cursor<'_>) -> Result<Self> {
         let length = cursor.u64("bytes of the header's length")?;
         if length > MAX_HEADER {
             return Err(cursor.error(format!(
@@ -110,8 +113,8 @@ impl Safetensors {
             end += tensor.bytes;
             tensor.offset += data;
         }
-        if data + end != source.len() {
-            let size = source.len();
+        let size = cursor.file_size();
+        if data + end != size {
             return Err(cursor.error(format!(
                 "is {size} bytes long, but its header describes {}; it is truncated or damaged, \
                  fetch it again",
@@ -182,7 +185,7 @@ mod tests {
     use crate::formats::testing::TinyLlama;
 
     fn parse(bytes: Vec<u8>) -> Result<Safetensors> {
-        Safetensors::parse(&Bytes::new("model.safetensors", bytes))
+        pollster::block_on(Safetensors::parse(&Bytes::new("model.safetensors", bytes)))
     }
 
     fn problem(bytes: Vec<u8>) -> String {

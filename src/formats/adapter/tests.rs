@@ -28,7 +28,7 @@ fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
 
 fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
     let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
-    read(CONFIG_FILE, &files.config_json, Box::new(weights))
+    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights)))
 }
 
 fn json_of(files: &AdapterFiles) -> Value {
