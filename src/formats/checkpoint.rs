@@ -280,12 +280,14 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
+    // What is in memory is read without waiting, which a page may do too.
     use pollster::block_on;
 
     use super::*;
     use crate::formats::Bytes;
     use crate::formats::testing::{GgufFile, TinyLlama};
     use crate::model::RopeScaling;
+    use crate::testing::test;
 
     fn open(file: &GgufFile) -> Result<Checkpoint> {
         block_on(Checkpoint::from_gguf(Box::new(Bytes::new("model.gguf", file.bytes()))))

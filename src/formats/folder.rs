@@ -190,11 +190,13 @@ fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    // What is in memory is read without waiting, which a page may do too.
     use pollster::block_on;
 
     use super::*;
     use crate::formats::Bytes;
     use crate::formats::testing::TinyLlama;
+    use crate::testing::test;
 
     fn open(folder: SafetensorsFolder) -> Result<Checkpoint> {
         block_on(Checkpoint::from_safetensors(folder))

@@ -196,12 +196,14 @@ fn ggml_name(id: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    // What is in memory is read without waiting, which a page may do too.
     use pollster::block_on;
     use proptest::prelude::*;
 
     use super::*;
     use crate::formats::testing::{GgufFile, TinyLlama, array_head};
     use crate::formats::{Bytes, Checkpoint};
+    use crate::testing::test;
 
     fn tiny() -> GgufFile {
         TinyLlama::default().gguf()

@@ -183,6 +183,7 @@ mod tests {
     use super::*;
     use crate::formats::Bytes;
     use crate::formats::testing::TinyLlama;
+    use crate::testing::test;
 
     fn parse(bytes: Vec<u8>) -> Result<Safetensors> {
         pollster::block_on(Safetensors::parse(&Bytes::new("model.safetensors", bytes)))

@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::formats::Bytes;
 use crate::model::{Adapter, Lora, ModelConfig, Target};
+use crate::testing::test;
 
 fn model() -> ModelConfig {
     let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 6,
