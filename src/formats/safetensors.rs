@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use ::safetensors::Dtype;
-use ::safetensors::tensor::TensorInfo as Entry;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
 use super::cursor::{self, Cursor};
@@ -81,9 +80,9 @@ impl Safetensors {
         let mut tensors = Vec::with_capacity(header.entries.len());
         for (name, entry) in header.entries {
             let (start, end) = entry.data_offsets;
-            let values = entry.shape.iter().try_fold(1_u64, |n, &s| n.checked_mul(s as u64));
+            let values = entry.shape.iter().try_fold(1_u64, |n, &size| n.checked_mul(size));
             let bits = values.and_then(|values| values.checked_mul(entry.dtype.bitsize() as u64));
-            let bytes = (end as u64).checked_sub(start as u64);
+            let bytes = end.checked_sub(start);
             if bits.is_none_or(|bits| bytes.and_then(|bytes| bytes.checked_mul(8)) != Some(bits)) {
                 return Err(cursor.error(format!(
                     "tensor `{name}` at {start}..{end} is not as long as {:?} of shape {:?}; the \
@@ -91,11 +90,18 @@ impl Safetensors {
                     entry.dtype, entry.shape
                 )));
             }
+            let shape = entry.shape.iter().map(|&size| usize::try_from(size)).collect();
+            let Ok(shape) = shape else {
+                return Err(cursor.error(format!(
+                    "tensor `{name}` has shape {:?}, which no memory here could hold",
+                    entry.shape
+                )));
+            };
             tensors.push(SafetensorsTensor {
                 name,
                 dtype: entry.dtype,
-                shape: entry.shape,
-                offset: start as u64,
+                shape,
+                offset: start,
                 bytes: bytes.unwrap_or(0),
             });
         }
@@ -123,6 +129,15 @@ impl Safetensors {
         }
         Ok(Self { metadata: header.metadata, tensors })
     }
+}
+
+/// A tensor as the header describes it. In a page, where a `usize` has 32 bits, a file may still
+/// be longer than that counts.
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
 }
 
 /// The JSON header, in its own order.
