@@ -24,6 +24,8 @@ pub mod model;
 pub mod ops;
 pub mod text;
 pub mod train;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 
 pub use error::{Error, Result};
 
