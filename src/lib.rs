@@ -26,6 +26,8 @@ pub mod ops;
 mod testing;
 pub mod text;
 pub mod train;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 
 pub use error::{Error, Result};
 
