@@ -677,6 +677,8 @@ export type ErrorCode =
     | "no-webgpu"
     /** It has, and gives no adapter. */
     | "no-adapter"
+    /** The adapter's limits are too small for the model. */
+    | "limits"
     /** The GPU went away; {@link EngineInterface.reload} helps. */
     | "device-lost"
     /** The GPU has not enough memory. */
