@@ -76,7 +76,7 @@ class Remote {
 
     /** @param {Event} event */
     #fail = event => {
-        const why = event instanceof ErrorEvent && event.message ? event.message : "it did not start";
+        const why = ("message" in event && event.message) || "it did not start";
         const message = `the engine's worker stopped (${why}); load the model again`;
         this.end(new EngramError("internal", message));
     };
