@@ -25,6 +25,8 @@ export class EngineWorker extends AnyEngine {
             const request = { kind: /** @type {const} */ ("load"), source: await portable(source), options };
             const run = { signal, onEvent: onProgress };
             const loaded = /** @type {Loaded} */ (await remote.ask(request, run));
+            // The worker may have been quicker than the message.
+            throwIfAborted(signal);
             return new EngineWorker(Object.assign(remote, loaded));
         } catch (error) {
             remote.end(disposed());

@@ -26,6 +26,8 @@ export class WasmEngine {
     readonly device: DeviceInfo;
     memory(): MemoryInfo;
     encode(text: string): Uint32Array;
+    /** With the special tokens that the model wants before a prompt. */
+    encodePrompt(text: string): Uint32Array;
     encodeChat(messages: readonly Message[]): Uint32Array;
     decode(tokens: Uint32Array): string;
     generate(
@@ -42,8 +44,9 @@ export class WasmEngine {
     createTrainer(dataset: Dataset, config: TrainConfig): Promise<WasmTrainer>;
     evaluate(
         candidates: readonly { name: string; adapter?: string }[],
-        examples: readonly EvalExample[],
-        options: Omit<EvalOptions, "onProgress" | "signal">,
+        examples: readonly (EvalExample | TrainingExample)[],
+        trainedOn: readonly TrainingExample[] | undefined,
+        options: Omit<EvalOptions, "trainedOn" | "onProgress" | "signal">,
         onProgress: (progress: EvalProgress) => void,
         signal?: AbortSignal,
     ): Promise<Evaluation>;

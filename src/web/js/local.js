@@ -7,7 +7,7 @@
 /**
  * @import {
  *     AdapterFormat, AdapterInfo, Dataset, EvalExample, EvalOptions, EvalProgress, LoadOptions,
- *     LoadProgress, Message, NamedFile, Sampling, Source, TrainConfig
+ *     LoadProgress, Message, NamedFile, Sampling, Source, TrainConfig, TrainingExample
  * } from "./engram"
  * @import { WasmEngine, WasmTrainer } from "./engram_wasm.js"
  */
@@ -41,7 +41,8 @@ export const methods = {
      * @param {Run<string>} run
      */
     async generate({ engine, active }, { input, sampling, adapter }, { signal, onEvent }) {
-        const prompt = typeof input === "string" ? engine.encode(input) : engine.encodeChat(input);
+        const isText = typeof input === "string";
+        const prompt = isText ? engine.encodePrompt(input) : engine.encodeChat(input);
         const name = adapter === undefined ? active : (adapter ?? undefined);
         return engine.generate(prompt, sampling, name, onEvent, signal);
     },
@@ -56,7 +57,7 @@ export const methods = {
         return engine.decode(tokens);
     },
 
-    /** @param {State} state */
+    /** Does not wait for the running call. @param {State} state */
     async memory({ engine }) {
         return engine.memory();
     },
@@ -124,13 +125,15 @@ export const methods = {
      * @param {State} state
      * @param {{
      *     candidates: { name: string, adapter?: string }[],
-     *     examples: readonly EvalExample[],
-     *     options: Omit<EvalOptions, "onProgress" | "signal">,
+     *     examples: readonly (EvalExample | TrainingExample)[],
+     *     trainedOn?: readonly TrainingExample[],
+     *     options: Omit<EvalOptions, "trainedOn" | "onProgress" | "signal">,
      * }} args
      * @param {Run<EvalProgress>} run
      */
-    async evaluate({ engine }, { candidates, examples, options }, { signal, onEvent }) {
-        return engine.evaluate(candidates, examples, options, onEvent, signal);
+    async evaluate({ engine }, args, { signal, onEvent }) {
+        const { candidates, examples, trainedOn, options } = args;
+        return engine.evaluate(candidates, examples, trainedOn, options, onEvent, signal);
     },
 
     /** @param {State} state @param {undefined} _ @param {Run<LoadProgress>} run */
@@ -139,7 +142,7 @@ export const methods = {
         return engine.device;
     },
 
-    /** @param {State} state */
+    /** Does not wait for the running call. @param {State} state */
     async loseDevice({ engine }) {
         engine.loseDevice();
     },
@@ -168,8 +171,8 @@ export const methods = {
  * @typedef {(state: State, args: unknown, run: Partial<Run<never>>) => Promise<unknown>} Method
  */
 
-/** Those that must not wait for the running call: losing the device is a fault in the middle of it. */
-const IMMEDIATE = new Set(["loseDevice"]);
+/** Those that don't wait for the running call, but tell of it or disturb it. */
+const IMMEDIATE = new Set(["memory", "loseDevice"]);
 
 /** An engine in this thread, whose calls are made one after another. */
 export class Local {
@@ -240,6 +243,8 @@ export class Local {
         if (!(await this.#queue.close())) return;
         for (const trainer of this.#state.trainers.values()) trainer.free();
         this.#state.trainers.clear();
+        // Its buffers are the garbage collector's, the device's memory is ours.
+        this.#state.engine.loseDevice();
         this.#state.engine.free();
     }
 }

@@ -41,7 +41,8 @@ export class Trainer {
         const call = callOf(engine);
         // Only what is trained on: splits have their test questions beside.
         const { train, valid } = dataset;
-        return new Trainer(call, await call("createTrainer", { dataset: { train, valid }, config }));
+        const args = { dataset: { train, valid }, config: given(config) };
+        return new Trainer(call, await call("createTrainer", args));
     }
 
     /**
@@ -98,4 +99,16 @@ export class Trainer {
             if (toError(error).code !== "disposed") throw error;
         }
     }
+}
+
+/**
+ * The settings that were given: one that is `undefined` was not.
+ *
+ * @template {object} T
+ * @param {T} settings
+ * @returns {T}
+ */
+function given(settings) {
+    const entries = Object.entries(settings).filter(([, value]) => value !== undefined);
+    return /** @type {T} */ (Object.fromEntries(entries));
 }

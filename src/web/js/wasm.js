@@ -37,13 +37,16 @@ let fault;
 /** @type {Set<(error: EngramError) => void>} */
 const waiting = new Set();
 
-// A trap in the module reaches no promise: it only shows as an uncaught error.
-globalThis.addEventListener?.("error", event => {
-    if (!("error" in event) || !(event.error instanceof WebAssembly.RuntimeError)) return;
-    const message = `the module stopped (${event.error.message}); reload the page`;
-    fault = new EngramError("internal", message, { cause: event.error });
+/** After a trap nothing in the module can be relied on. @param {unknown} error */
+function noteTrap(error) {
+    if (!(error instanceof WebAssembly.RuntimeError)) return;
+    const message = `the module stopped (${error.message}); reload the page`;
+    fault = new EngramError("internal", message, { cause: error });
     for (const reject of waiting) reject(fault);
-});
+}
+
+// A trap in an asynchronous call reaches no promise: it only shows as an uncaught error.
+globalThis.addEventListener?.("error", event => noteTrap("error" in event && event.error));
 
 /**
  * The promise, or an error if the module stops before it settles.
@@ -58,9 +61,13 @@ export async function guarded(call) {
     let stop = () => {};
     /** @type {Promise<never>} */
     const stopped = new Promise((_, reject) => (stop = reject));
+    stopped.catch(() => {});
     waiting.add(stop);
     try {
         return await Promise.race([call(), stopped]);
+    } catch (error) {
+        noteTrap(error);
+        throw fault ?? error;
     } finally {
         waiting.delete(stop);
     }

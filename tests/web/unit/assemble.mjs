@@ -12,7 +12,12 @@ import { Worker } from "node:worker_threads";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
 const folder = await mkdtemp(join(tmpdir(), "engram-js-"));
-after(() => rm(folder, { recursive: true, force: true }));
+/** @type {Worker[]} */
+const workers = [];
+after(async () => {
+    for (const worker of workers) await worker.terminate();
+    await rm(folder, { recursive: true, force: true });
+});
 await cp(join(here, "../../../src/web/js"), folder, { recursive: true });
 await cp(join(here, "fake_wasm.mjs"), join(folder, "engram_wasm.js"));
 await writeFile(join(folder, "package.json"), '{ "type": "module" }');
@@ -35,6 +40,7 @@ export function load(name) {
 /** A worker as a browser's. */
 export function startWorker() {
     const worker = new Worker(join(folder, "start.js"));
+    workers.push(worker);
     return {
         worker,
         /** @param {unknown} message */

@@ -58,6 +58,9 @@ export class WasmEngine {
     encode(text) {
         return Uint32Array.from(text, letter => letter.codePointAt(0));
     }
+    encodePrompt(text) {
+        return this.encode(text);
+    }
     encodeChat(messages) {
         if (messages.length === 0) throw error("invalid", "no messages");
         return this.encode(messages.map(message => message.content).join("|"));
@@ -104,9 +107,9 @@ export class WasmEngine {
     async createTrainer(dataset, config) {
         return new WasmTrainer(dataset, config);
     }
-    async evaluate(candidates, examples, options, onProgress) {
+    async evaluate(candidates, examples, trainedOn, options, onProgress) {
         onProgress({ candidate: candidates[0].name, phase: "complete", done: 1, total: 1 });
-        return { report: { candidates, examples, options }, json: "{}", markdown: "" };
+        return { report: { candidates, examples, trainedOn, options }, json: "{}", markdown: "" };
     }
     loseDevice() {
         this.device = { ...this.device, name: "lost" };
