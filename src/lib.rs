@@ -22,8 +22,12 @@ pub mod gpu;
 pub mod kernels;
 pub mod model;
 pub mod ops;
+#[cfg(test)]
+mod testing;
 pub mod text;
 pub mod train;
+#[cfg(target_arch = "wasm32")]
+pub mod web;
 
 pub use error::{Error, Result};
 

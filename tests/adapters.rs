@@ -8,6 +8,7 @@ use engram::formats::{Bytes, Checkpoint, Safetensors, SafetensorsFolder};
 use engram::generate::Engine;
 use engram::gpu::{Context, ContextOptions};
 use engram::model::{AdapterTensors, GpuAdapter};
+use pollster::block_on;
 
 fn goldens() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("data/goldens")
@@ -20,7 +21,7 @@ fn bytes(path: &str) -> Bytes {
 /// A tensor of a golden file, whose values are four bytes each.
 fn golden<T: bytemuck::Pod>(file: &str, name: &str) -> Vec<T> {
     let bytes = fs::read(goldens().join(file)).unwrap();
-    let header = Safetensors::parse(&Bytes::new(file, bytes.clone())).unwrap();
+    let header = block_on(Safetensors::parse(&Bytes::new(file, bytes.clone()))).unwrap();
     let tensor = header.tensors.iter().find(|tensor| tensor.name == name).unwrap();
     bytemuck::pod_collect_to_vec(&bytes[tensor.offset as usize..][..tensor.bytes as usize])
 }
@@ -29,7 +30,7 @@ fn adapter(folder: &str) -> AdapterTensors {
     let config = fs::read(goldens().join(folder).join(CONFIG_FILE)).unwrap();
     let layout = Layout::detect(folder, &config).unwrap();
     let weights = bytes(&format!("{folder}/{}", layout.weights_file()));
-    read(folder, &config, Box::new(weights)).unwrap()
+    block_on(read(folder, &config, Box::new(weights))).unwrap()
 }
 
 fn tiny(context: &Context) -> Engine {
@@ -44,13 +45,13 @@ fn tiny(context: &Context) -> Engine {
         tokenizer_config_json: Some(file("tokenizer_config.json")),
         chat_template_jinja: None,
     };
-    let checkpoint = Checkpoint::from_safetensors(folder).unwrap();
-    pollster::block_on(Engine::load(context, &checkpoint, None, &mut |_, _| Ok(()))).unwrap()
+    let checkpoint = block_on(Checkpoint::from_safetensors(folder)).unwrap();
+    block_on(Engine::load(context, &checkpoint, None, &mut |_, _| Ok(()))).unwrap()
 }
 
 fn open(limits: Option<wgpu::Limits>) -> Context {
     let options = ContextOptions { limits, ..Default::default() };
-    pollster::block_on(Context::new(&options)).unwrap()
+    block_on(Context::new(&options)).unwrap()
 }
 
 /// Relative L2.
@@ -81,7 +82,7 @@ fn adapted_logits_are_those_of_peft() {
     tensors.check("tiny_adapter_peft", &engine.model().config).unwrap();
     let gpu = GpuAdapter::upload(&context, &tensors).unwrap();
 
-    let all = pollster::block_on(engine.logits_all(&ids, Some(&gpu.adapter))).unwrap();
+    let all = block_on(engine.logits_all(&ids, Some(&gpu.adapter))).unwrap();
     assert_near(&all, &expected, 1e-5);
 
     // The decoder, with its cache, says the same of the last token, by prompt and by steps.
@@ -89,11 +90,11 @@ fn adapted_logits_are_those_of_peft() {
     let vocab = engine.model().config.vocab_size;
     let last = &expected[expected.len() - vocab..];
     decoder.prefill(&ids).unwrap();
-    assert_near(&pollster::block_on(decoder.logits()).unwrap(), last, 1e-5);
+    assert_near(&block_on(decoder.logits()).unwrap(), last, 1e-5);
     let (end, start) = ids.split_last().unwrap();
     decoder.prefill(start).unwrap();
     decoder.advance(*end).unwrap();
-    assert_near(&pollster::block_on(decoder.logits()).unwrap(), last, 1e-5);
+    assert_near(&block_on(decoder.logits()).unwrap(), last, 1e-5);
 }
 
 #[test]
@@ -101,10 +102,10 @@ fn logits_without_an_adapter_are_those_of_transformers() {
     let engine = tiny(&open(None));
     let ids: Vec<u32> = golden("tiny_forward.safetensors", "input_ids");
     let expected: Vec<f32> = golden("tiny_forward.safetensors", "logits");
-    let all = pollster::block_on(engine.logits_all(&ids, None)).unwrap();
+    let all = block_on(engine.logits_all(&ids, None)).unwrap();
     assert_near(&all, &expected, 1e-5);
     // Each position sees only what is before it.
-    let one = pollster::block_on(engine.logits_all(&ids[..1], None)).unwrap();
+    let one = block_on(engine.logits_all(&ids[..1], None)).unwrap();
     assert_near(&one, &expected[..one.len()], 1e-5);
 }
 
@@ -127,7 +128,7 @@ fn ids_that_have_no_logits_are_named() {
         (&[1, 160][..], "token 160 is not in the vocabulary of 160"),
         (&[1; 257][..], "257 tokens do not fit the context of 256"),
     ] {
-        let result = pollster::block_on(engine.logits_all(ids, None));
+        let result = block_on(engine.logits_all(ids, None));
         let problem = result.unwrap_err().to_string();
         assert!(problem.contains(named), "{problem}");
     }

@@ -26,7 +26,7 @@ pub fn read_folder(folder: &Path) -> Result<AdapterTensors> {
     let config = source::required(folder, CONFIG_FILE)?;
     let name = folder.join(CONFIG_FILE).display().to_string();
     let weights = folder.join(Layout::detect(&name, &config)?.weights_file());
-    Ok(read(&name, &config, Box::new(FileSource::open(&weights)?))?)
+    Ok(pollster::block_on(read(&name, &config, Box::new(FileSource::open(&weights)?)))?)
 }
 
 /// Writes files, each a name and its content, into `folder`, which is made if it is not there;

@@ -47,9 +47,11 @@ pub fn load_engine(global: &Global) -> Result<Engine> {
 /// Opens a model's files without loading its weights.
 pub fn open_checkpoint(files: &ModelFiles) -> Result<Checkpoint> {
     match files {
-        ModelFiles::Gguf(path) => Ok(Checkpoint::from_gguf(Box::new(FileSource::open(path)?))?),
+        ModelFiles::Gguf(path) => {
+            Ok(pollster::block_on(Checkpoint::from_gguf(Box::new(FileSource::open(path)?)))?)
+        }
         ModelFiles::Folder(folder) => {
-            Ok(Checkpoint::from_safetensors(source::read_folder(folder)?)?)
+            Ok(pollster::block_on(Checkpoint::from_safetensors(source::read_folder(folder)?))?)
         }
     }
 }

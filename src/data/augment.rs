@@ -29,6 +29,7 @@ pub fn inputs(pattern: &Pattern) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::data::patterns;
+    use crate::testing::test;
 
     #[test]
     fn our_patterns_make_337_examples() {

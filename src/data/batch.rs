@@ -247,6 +247,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     fn set(semantics: Semantics, examples: &[(&[u32], usize)], max: usize) -> Result<BatchSet> {
         let examples =

@@ -217,6 +217,7 @@ fn parse_message(value: Value) -> Result<Message, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
     use proptest::prelude::*;
 
     #[test]

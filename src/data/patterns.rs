@@ -93,7 +93,9 @@ pub fn read(files: &[(&str, &[u8])]) -> Result<Vec<Pattern>> {
         }
         for row in rows {
             let line = line_of(row.category.referenced.line());
-            let pattern = check(row).map_err(|problem| Error::data(name, line, problem))?;
+            let Row { category, input, output } = row;
+            let pattern = Pattern::new(input, output, category.value);
+            let pattern = pattern.map_err(|problem| Error::data(name, line, problem))?;
             if let Some((file, first)) = seen.insert(pattern.input.clone(), (name, line)) {
                 let input = &pattern.input;
                 let problem =
@@ -106,17 +108,36 @@ pub fn read(files: &[(&str, &[u8])]) -> Result<Vec<Pattern>> {
     Ok(patterns)
 }
 
-fn check(row: Row) -> Result<Pattern, String> {
-    for (key, value) in [("input", &row.input), ("output", &row.output)] {
-        if value.trim().is_empty() {
-            return Err(format!("`{key}` is empty"));
+impl Pattern {
+    /// A pattern, if it is one.
+    ///
+    /// # Errors
+    /// What is wrong with it: something empty, or a category of no section.
+    pub fn new(input: String, output: String, category: String) -> Result<Self, String> {
+        for (key, value) in [("input", &input), ("output", &output)] {
+            if value.trim().is_empty() {
+                return Err(format!("`{key}` is empty"));
+            }
         }
+        let section = Section::of(&category).ok_or_else(|| {
+            format!("unknown category {category:?}; it is code/…, fact/…, format/… or fix/…")
+        })?;
+        Ok(Self { input, output, category, section })
     }
-    let category = row.category.value;
-    let section = Section::of(&category).ok_or_else(|| {
-        format!("unknown category {category:?}; it is code/…, fact/…, format/… or fix/…")
-    })?;
-    Ok(Pattern { input: row.input, output: row.output, category, section })
+}
+
+/// A pattern file that [`read`] reads back.
+pub fn to_yaml(patterns: &[Pattern]) -> String {
+    // A string of JSON is one of YAML.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    let mut yaml = String::from("patterns:\n");
+    for Pattern { input, output, category, .. } in patterns {
+        let [category, input, output] = [category, input, output].map(|text| quoted(text));
+        yaml.push_str(&format!(
+            "  - {{ category: {category}, input: {input}, output: {output} }}\n"
+        ));
+    }
+    yaml
 }
 
 fn line_of(line: u64) -> usize {
@@ -188,6 +209,7 @@ pub(crate) fn ours() -> Vec<Pattern> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn our_patterns_have_the_shape_of_the_original_experiment() {
@@ -244,5 +266,11 @@ mod tests {
         let row = b"- {category: fact/a, input: x, output: y}";
         let error = read(&[("a.yaml", row), ("b.yaml", row)]).unwrap_err().to_string();
         assert_eq!(error, "b.yaml:1: input \"x\" is already at a.yaml:1; remove one of the two");
+    }
+
+    #[test]
+    fn what_is_written_reads_back() {
+        let patterns = ours();
+        assert_eq!(read(&[("p.yaml", to_yaml(&patterns).as_bytes())]).unwrap(), patterns);
     }
 }

@@ -150,6 +150,7 @@ impl Random for Mt19937 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn splitmix64_gives_the_published_numbers() {

@@ -165,6 +165,7 @@ mod tests {
     use super::*;
     use crate::data::batch::BatchConfig;
     use crate::data::tokens::Example;
+    use crate::testing::test;
     use serde_json::Value;
 
     const GOLDENS: &str = include_str!("../../data/goldens/batches.json");

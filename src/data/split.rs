@@ -164,6 +164,7 @@ mod tests {
     use super::*;
     use crate::data::jsonl::{Body, parse, to_jsonl};
     use crate::data::patterns::ours;
+    use crate::testing::test;
     use std::collections::HashSet;
 
     fn config(protocol: Protocol) -> SplitConfig {

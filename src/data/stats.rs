@@ -101,6 +101,7 @@ mod tests {
     use super::*;
     use crate::data::patterns::ours;
     use crate::data::split::{Protocol, SplitConfig, build};
+    use crate::testing::test;
 
     fn chat(user: &str, assistant: &str, category: Option<&str>) -> Record {
         Record::chat(user, assistant, category)

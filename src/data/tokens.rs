@@ -103,6 +103,7 @@ fn chat(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     /// One id a byte; `<` opens a message, `>` closes it, `!` asks for an answer, `.` ends a text.
     struct Bytes;

@@ -186,6 +186,7 @@ mod tests {
     use super::*;
     use crate::formats::{Bytes, Checkpoint, SafetensorsFolder};
     use crate::gpu::{Context, ContextOptions};
+    use crate::testing::{async_test, test};
 
     macro_rules! golden {
         ($file:literal) => {
@@ -193,7 +194,7 @@ mod tests {
         };
     }
 
-    fn tiny() -> Engine {
+    async fn tiny() -> Engine {
         let folder = SafetensorsFolder {
             name: "tiny".into(),
             weights: vec![(
@@ -207,11 +208,9 @@ mod tests {
             tokenizer_config_json: Some(golden!("tokenizer_config.json").to_vec()),
             chat_template_jinja: None,
         };
-        let checkpoint = Checkpoint::from_safetensors(folder).unwrap();
-        pollster::block_on(async {
-            let context = Context::new(&ContextOptions::default()).await.unwrap();
-            Engine::load(&context, &checkpoint, None, &mut |_, _| Ok(())).await.unwrap()
-        })
+        let checkpoint = Checkpoint::from_safetensors(folder).await.unwrap();
+        let context = Context::new(&ContextOptions::default()).await.unwrap();
+        Engine::load(&context, &checkpoint, None, &mut |_, _| Ok(())).await.unwrap()
     }
 
     fn no_clock() -> f64 {
@@ -242,101 +241,88 @@ mod tests {
         assert!((loss.sum_nll - sum).abs() < 1e-4 * sum, "{} is not {sum}", loss.sum_nll);
     }
 
-    #[test]
-    fn answers_are_those_of_the_engine_whatever_was_asked_before() {
-        let engine = tiny();
-        pollster::block_on(async {
-            let seconds = std::cell::Cell::new(0.0);
-            let clock = || seconds.replace(seconds.get() + 0.5);
-            let mut candidate = EngineCandidate::new("base", &engine, None, &clock);
-            for (text, form) in [
-                ("Hello", PromptForm::Raw),
-                ("Hello there", PromptForm::Raw),
-                ("Hi", PromptForm::Chat),
-            ] {
-                let ids = match form {
-                    PromptForm::Raw => engine.tokenizer().encode(text, true).unwrap(),
-                    PromptForm::Chat => engine.encode_chat(&[Message::new("user", text)]).unwrap(),
-                };
-                let config = GenerateConfig { max_new_tokens: 12, ..Default::default() };
-                let mut decoder = engine.decoder(None).unwrap();
-                let mut ignore = |_: &str| ControlFlow::Continue(());
-                let expected = engine
-                    .generate(&mut decoder, &ids, &config, &no_clock, &mut ignore)
-                    .await
-                    .unwrap();
-                for _ in 0..2 {
-                    let actual = candidate.complete(&prompt(text, form), 12).await.unwrap();
-                    assert_eq!(actual.text, expected.text);
-                    let ended = usize::from(expected.finish_reason == FinishReason::Stop);
-                    assert_eq!(actual.tokens, expected.tokens.len() + ended);
-                    assert!(actual.seconds > 0.0);
-                }
-            }
-        });
-    }
-
-    #[test]
-    fn the_loss_of_an_answer_is_that_of_its_tokens() {
-        let engine = tiny();
-        pollster::block_on(async {
-            let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
-            let ids = engine.tokenizer().encode("Two and two is four, they say.", true).unwrap();
-            let from = engine.tokenizer().encode("Two and two", true).unwrap().len();
-            let asked = prompt("Two and two", PromptForm::Raw);
-            let text = LossText::Answer { prompt: asked, answer: " is four, they say." };
-            let expected = decoded_nll(&engine, &ids, from).await;
-            assert_loss(candidate.loss(&text).await.unwrap(), &expected);
-            let nothing = LossText::Answer { prompt: asked, answer: "" };
-            assert_eq!(candidate.loss(&nothing).await.unwrap(), LossSum::default());
-        });
-    }
-
-    #[test]
-    fn the_loss_in_a_chat_counts_the_answer_and_its_end_alone() {
-        let engine = tiny();
-        pollster::block_on(async {
-            let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
-            let history = [Message::new("system", "Be brief.")];
-            let asked = EvalPrompt { history: &history, text: "2+2", form: PromptForm::Chat };
-            let loss =
-                candidate.loss(&LossText::Answer { prompt: asked, answer: "4" }).await.unwrap();
-            let question = [history[0].clone(), Message::new("user", "2+2")];
-            let mut ids = engine.encode_chat(&question).unwrap();
-            let from = ids.len();
-            ids.extend(engine.tokenizer().encode("4", false).unwrap());
-            // The end of the turn, but not the line feed that the template writes after it.
-            ids.push(engine.tokenizer().token_id("<|im_end|>").unwrap());
-            assert_eq!(ids.len(), from + 2);
-            assert_loss(loss, &decoded_nll(&engine, &ids, from).await);
-        });
-    }
-
-    #[test]
-    fn a_text_longer_than_the_head_does_at_once_and_than_the_context() {
-        let engine = tiny();
-        pollster::block_on(async {
-            let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
-            let text = "A line of no meaning, but of some length. ".repeat(3);
-            let ids = engine.tokenizer().encode(&text, true).unwrap();
-            assert!(ids.len() > 70);
-            let expected = decoded_nll(&engine, &ids, 1).await;
-            assert_loss(candidate.loss(&LossText::Whole(&text)).await.unwrap(), &expected);
-
-            let long = text.repeat(5);
-            let count = engine.tokenizer().encode(&long, true).unwrap().len();
-            assert!(count > engine.model().config.max_position_embeddings);
-            let mut seen = Vec::new();
-            let mut note = |done, total| {
-                seen.push((done, total));
-                ControlFlow::Continue(())
+    #[async_test]
+    async fn answers_are_those_of_the_engine_whatever_was_asked_before() {
+        let engine = tiny().await;
+        let seconds = std::cell::Cell::new(0.0);
+        let clock = || seconds.replace(seconds.get() + 0.5);
+        let mut candidate = EngineCandidate::new("base", &engine, None, &clock);
+        for (text, form) in
+            [("Hello", PromptForm::Raw), ("Hello there", PromptForm::Raw), ("Hi", PromptForm::Chat)]
+        {
+            let ids = match form {
+                PromptForm::Raw => engine.tokenizer().encode(text, true).unwrap(),
+                PromptForm::Chat => engine.encode_chat(&[Message::new("user", text)]).unwrap(),
             };
-            let loss = candidate.text_loss(&long, &mut note).await.unwrap();
-            assert_eq!(loss.tokens as usize, count - 1);
-            assert_eq!(seen.last(), Some(&(count, count)));
-            let stopped = candidate.text_loss(&long, &mut |_, _| ControlFlow::Break(())).await;
-            assert!(matches!(stopped, Err(Error::Cancelled)));
-        });
+            let config = GenerateConfig { max_new_tokens: 12, ..Default::default() };
+            let mut decoder = engine.decoder(None).unwrap();
+            let mut ignore = |_: &str| ControlFlow::Continue(());
+            let expected =
+                engine.generate(&mut decoder, &ids, &config, &no_clock, &mut ignore).await.unwrap();
+            for _ in 0..2 {
+                let actual = candidate.complete(&prompt(text, form), 12).await.unwrap();
+                assert_eq!(actual.text, expected.text);
+                let ended = usize::from(expected.finish_reason == FinishReason::Stop);
+                assert_eq!(actual.tokens, expected.tokens.len() + ended);
+                assert!(actual.seconds > 0.0);
+            }
+        }
+    }
+
+    #[async_test]
+    async fn the_loss_of_an_answer_is_that_of_its_tokens() {
+        let engine = tiny().await;
+        let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
+        let ids = engine.tokenizer().encode("Two and two is four, they say.", true).unwrap();
+        let from = engine.tokenizer().encode("Two and two", true).unwrap().len();
+        let asked = prompt("Two and two", PromptForm::Raw);
+        let text = LossText::Answer { prompt: asked, answer: " is four, they say." };
+        let expected = decoded_nll(&engine, &ids, from).await;
+        assert_loss(candidate.loss(&text).await.unwrap(), &expected);
+        let nothing = LossText::Answer { prompt: asked, answer: "" };
+        assert_eq!(candidate.loss(&nothing).await.unwrap(), LossSum::default());
+    }
+
+    #[async_test]
+    async fn the_loss_in_a_chat_counts_the_answer_and_its_end_alone() {
+        let engine = tiny().await;
+        let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
+        let history = [Message::new("system", "Be brief.")];
+        let asked = EvalPrompt { history: &history, text: "2+2", form: PromptForm::Chat };
+        let loss = candidate.loss(&LossText::Answer { prompt: asked, answer: "4" }).await.unwrap();
+        let question = [history[0].clone(), Message::new("user", "2+2")];
+        let mut ids = engine.encode_chat(&question).unwrap();
+        let from = ids.len();
+        ids.extend(engine.tokenizer().encode("4", false).unwrap());
+        // The end of the turn, but not the line feed that the template writes after it.
+        ids.push(engine.tokenizer().token_id("<|im_end|>").unwrap());
+        assert_eq!(ids.len(), from + 2);
+        assert_loss(loss, &decoded_nll(&engine, &ids, from).await);
+    }
+
+    #[async_test]
+    async fn a_text_longer_than_the_head_does_at_once_and_than_the_context() {
+        let engine = tiny().await;
+        let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
+        let text = "A line of no meaning, but of some length. ".repeat(3);
+        let ids = engine.tokenizer().encode(&text, true).unwrap();
+        assert!(ids.len() > 70);
+        let expected = decoded_nll(&engine, &ids, 1).await;
+        assert_loss(candidate.loss(&LossText::Whole(&text)).await.unwrap(), &expected);
+
+        let long = text.repeat(5);
+        let count = engine.tokenizer().encode(&long, true).unwrap().len();
+        assert!(count > engine.model().config.max_position_embeddings);
+        let mut seen = Vec::new();
+        let mut note = |done, total| {
+            seen.push((done, total));
+            ControlFlow::Continue(())
+        };
+        let loss = candidate.text_loss(&long, &mut note).await.unwrap();
+        assert_eq!(loss.tokens as usize, count - 1);
+        assert_eq!(seen.last(), Some(&(count, count)));
+        let stopped = candidate.text_loss(&long, &mut |_, _| ControlFlow::Break(())).await;
+        assert!(matches!(stopped, Err(Error::Cancelled)));
     }
 
     #[test]
@@ -352,13 +338,13 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_answer_beyond_the_context_is_refused() {
-        let engine = tiny();
+    #[async_test]
+    async fn an_answer_beyond_the_context_is_refused() {
+        let engine = tiny().await;
         let mut candidate = EngineCandidate::new("base", &engine, None, &no_clock);
         let answer = "word ".repeat(300);
         let text = LossText::Answer { prompt: prompt("A", PromptForm::Raw), answer: &answer };
-        let error = pollster::block_on(candidate.loss(&text)).unwrap_err();
+        let error = candidate.loss(&text).await.unwrap_err();
         assert!(matches!(error, Error::ContextOverflow { limit: 256, .. }), "{error}");
     }
 }

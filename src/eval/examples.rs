@@ -48,6 +48,18 @@ impl Example {
         };
         records.iter().enumerate().map(example).collect()
     }
+
+    /// How many of `examples` the training set repeats: the same answer to a prompt that ends with
+    /// the same words, since augmentation puts words before a prompt. None if it is of plain text.
+    pub fn seen(examples: &[Self], trained_on: &[Record]) -> Option<usize> {
+        let trained = Self::from_records("", trained_on).ok()?;
+        let repeats = |example: &&Self| {
+            trained
+                .iter()
+                .any(|t| t.expected == example.expected && t.prompt.ends_with(&example.prompt))
+        };
+        Some(examples.iter().filter(repeats).count())
+    }
 }
 
 fn from_body(body: &Body, category: &str) -> Result<Example, &'static str> {
@@ -80,6 +92,7 @@ fn from_body(body: &Body, category: &str) -> Result<Example, &'static str> {
 mod tests {
     use super::*;
     use crate::data::jsonl::parse;
+    use crate::testing::test;
 
     fn read(lines: &str) -> Result<Vec<Example>> {
         Example::from_records("test.jsonl", &parse("test.jsonl", lines.as_bytes())?)

@@ -147,6 +147,7 @@ pub fn small() -> Report {
     let mut go_on = |_: &super::Progress<'_>| std::ops::ControlFlow::Continue(());
     let examples = examples();
     let report = super::evaluate(&mut candidates, &examples, &config, subject(), &mut go_on);
+    // The fakes never wait, so that a page may do so too.
     let mut report = pollster::block_on(report).unwrap();
     report.training = Some(training(&[(10, 4.14), (20, 3.327)], &[(1, 4.344), (20, 2.365)]));
     report

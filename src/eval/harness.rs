@@ -376,10 +376,12 @@ pub fn check_names(names: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    // Nothing here waits, so that a page may do so too.
     use pollster::block_on;
 
     use super::*;
     use crate::eval::fixtures::{Fake, examples, subject};
+    use crate::testing::test;
 
     fn go_on(_: &Progress<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())

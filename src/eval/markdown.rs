@@ -394,6 +394,7 @@ mod tests {
     use super::*;
     use crate::eval::fixtures::{bless, experiment, small};
     use crate::eval::plots::plots;
+    use crate::testing::test;
 
     #[test]
     fn the_markdown_is_the_golden_one() {

@@ -86,6 +86,7 @@ impl Score {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     fn judged(protocol: Protocol, expected: &str, actual: &str) -> (bool, bool) {
         let judgement = protocol.judge(expected, actual);

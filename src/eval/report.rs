@@ -372,6 +372,7 @@ impl Report {
 mod tests {
     use super::*;
     use crate::eval::fixtures::{bless, experiment, small};
+    use crate::testing::test;
 
     const GOLDEN: &str = include_str!("../../data/goldens/eval/report.json");
 

@@ -117,6 +117,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::test;
 
     fn assert_near(actual: f64, expected: f64) {
         let error = (actual - expected).abs();

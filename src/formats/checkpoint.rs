@@ -83,8 +83,8 @@ impl Checkpoint {
     /// # Errors
     /// As [`Gguf::parse`] and [`ModelConfig::from_gguf`]; and when a tensor that the architecture
     /// needs is missing or has another shape.
-    pub fn from_gguf(source: Box<dyn ByteSource>) -> Result<Self> {
-        let mut gguf = Gguf::parse(source.as_ref())?;
+    pub async fn from_gguf(source: Box<dyn ByteSource>) -> Result<Self> {
+        let mut gguf = Gguf::parse(source.as_ref()).await?;
         let config = ModelConfig::from_gguf(&gguf)?;
         let mut tensors = BTreeMap::new();
         for tensor in &gguf.tensors {
@@ -110,7 +110,7 @@ impl Checkpoint {
             tensors,
         };
         checkpoint.check_tensors()?;
-        if let Some(divisors) = checkpoint.rope_divisors()? {
+        if let Some(divisors) = checkpoint.rope_divisors().await? {
             let scaling = llama3_scaling(&gguf.metadata, &checkpoint.config, &divisors)?;
             if scaling.is_some() {
                 checkpoint.config.rope_scaling = scaling;
@@ -141,7 +141,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// When there is no such tensor or row, or the source fails.
-    pub fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
+    pub async fn read_rows(&self, name: &str, rows: Range<usize>, out: &mut Vec<u8>) -> Result<()> {
         let Some(stored) = self.tensors.get(name) else {
             return Err(Error::invalid(format!("the checkpoint has no tensor `{name}`")));
         };
@@ -155,18 +155,18 @@ impl Checkpoint {
         out.clear();
         let row_bytes = info.row_bytes();
         match stored.interleaved {
-            None => self.append(stored, rows.start * row_bytes, rows.len() * row_bytes, out),
+            None => self.append(stored, rows.start * row_bytes, rows.len() * row_bytes, out).await,
             // The values of a bias are permuted as the rows of a weight are.
             Some(head) if info.shape.len() == 1 => {
                 let units = if rows.is_empty() { 0..0 } else { 0..info.columns() };
-                self.append_half_split(stored, units, info.dtype.block_bytes(), head, out)
+                self.append_half_split(stored, units, info.dtype.block_bytes(), head, out).await
             }
-            Some(head) => self.append_half_split(stored, rows, row_bytes, head, out),
+            Some(head) => self.append_half_split(stored, rows, row_bytes, head, out).await,
         }
     }
 
     /// Appends `length` bytes from byte `start` of a tensor.
-    fn append(
+    async fn append(
         &self,
         stored: &Stored,
         start: usize,
@@ -175,12 +175,12 @@ impl Checkpoint {
     ) -> Result<()> {
         let held = out.len();
         out.resize(held + length, 0);
-        self.sources[stored.source].read_at(stored.offset + start as u64, &mut out[held..])
+        self.sources[stored.source].read_at(stored.offset + start as u64, &mut out[held..]).await
     }
 
     /// Appends units (rows of a weight, values of a bias), undoing llama.cpp's permutation: within
     /// a head of `d` units, half-split unit `half · d/2 + pair` is stored as `2 · pair + half`.
-    fn append_half_split(
+    async fn append_half_split(
         &self,
         stored: &Stored,
         units: Range<usize>,
@@ -193,7 +193,7 @@ impl Checkpoint {
         while next < units.end {
             let first = next - next % head;
             stored_head.clear();
-            self.append(stored, first * unit_bytes, head * unit_bytes, &mut stored_head)?;
+            self.append(stored, first * unit_bytes, head * unit_bytes, &mut stored_head).await?;
             let end = units.end.min(first + head);
             for unit in next - first..end - first {
                 let (half, pair) = (unit / (head / 2), unit % (head / 2));
@@ -256,7 +256,7 @@ impl Checkpoint {
     }
 
     /// The values of GGUF's `rope_freqs.weight`.
-    fn rope_divisors(&self) -> Result<Option<Vec<f32>>> {
+    async fn rope_divisors(&self) -> Result<Option<Vec<f32>>> {
         let name = "rope_freqs.weight";
         let Some(info) = self.tensor(name) else { return Ok(None) };
         if info.shape != [self.config.head_dim / 2] {
@@ -271,7 +271,7 @@ impl Checkpoint {
             ));
         }
         let mut bytes = Vec::new();
-        self.read_rows(name, 0..1, &mut bytes)?;
+        self.read_rows(name, 0..1, &mut bytes).await?;
         let mut values = vec![0.0; info.columns()];
         quant::dequantize(info.dtype, &bytes, &mut values)?;
         Ok(Some(values))
@@ -280,13 +280,17 @@ impl Checkpoint {
 
 #[cfg(test)]
 mod tests {
+    // What is in memory is read without waiting, which a page may do too.
+    use pollster::block_on;
+
     use super::*;
     use crate::formats::Bytes;
     use crate::formats::testing::{GgufFile, TinyLlama};
     use crate::model::RopeScaling;
+    use crate::testing::test;
 
     fn open(file: &GgufFile) -> Result<Checkpoint> {
-        Checkpoint::from_gguf(Box::new(Bytes::new("model.gguf", file.bytes())))
+        block_on(Checkpoint::from_gguf(Box::new(Bytes::new("model.gguf", file.bytes()))))
     }
 
     fn problem(file: &GgufFile) -> String {
@@ -296,7 +300,7 @@ mod tests {
     fn read(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
         let rows = checkpoint.tensor(name).expect(name).rows();
         let mut bytes = Vec::new();
-        checkpoint.read_rows(name, 0..rows, &mut bytes).expect(name);
+        block_on(checkpoint.read_rows(name, 0..rows, &mut bytes)).expect(name);
         bytes
     }
 
@@ -305,7 +309,7 @@ mod tests {
         for bias in [false, true] {
             let tiny = TinyLlama { bias, tied: !bias };
             let gguf = open(&tiny.gguf()).expect("valid");
-            let folder = Checkpoint::from_safetensors(tiny.folder()).expect("valid");
+            let folder = block_on(Checkpoint::from_safetensors(tiny.folder())).expect("valid");
             assert_eq!(gguf.config, folder.config);
             assert_eq!(gguf.chat_template, folder.chat_template);
             assert_eq!((&gguf.bos_token, &gguf.eos_token), (&folder.bos_token, &folder.eos_token));
@@ -329,11 +333,11 @@ mod tests {
         assert_eq!(whole.len(), rows * size);
         let mut part = Vec::new();
         for (start, end) in [(0, 0), (0, 1), (7, 9), (15, 17), (3, rows), (rows, rows)] {
-            checkpoint.read_rows(name, start..end, &mut part).expect("in range");
+            block_on(checkpoint.read_rows(name, start..end, &mut part)).expect("in range");
             assert_eq!(part, whole[start * size..end * size], "{start}..{end}");
         }
-        assert!(checkpoint.read_rows(name, 0..rows + 1, &mut part).is_err());
-        assert!(checkpoint.read_rows("lm_head", 0..1, &mut part).is_err());
+        assert!(block_on(checkpoint.read_rows(name, 0..rows + 1, &mut part)).is_err());
+        assert!(block_on(checkpoint.read_rows("lm_head", 0..1, &mut part)).is_err());
     }
 
     #[test]

@@ -3,20 +3,59 @@
 use super::ByteSource;
 use crate::{Error, Result};
 
-/// Bytes fetched at once; headers are millions of small fields.
-const WINDOW: u64 = 1 << 16;
+/// Bytes of a file that are read first: all of most headers.
+const FIRST: u64 = 1 << 20;
 
-/// A position in a [`ByteSource`], with the bytes around it in memory.
+/// Parses the header of `source`, of which as much is read as `parse` asks for.
+///
+/// `parse` starts anew with more bytes until it no longer reaches beyond them, at most a few times:
+/// each time there are at least twice as many.
+pub(super) async fn read_header<T>(
+    source: &dyn ByteSource,
+    parse: impl Fn(&mut Cursor<'_>) -> Result<T>,
+) -> Result<T> {
+    let mut bytes = Vec::new();
+    let mut wanted = FIRST;
+    loop {
+        let held = bytes.len();
+        let size = wanted.max(2 * held as u64).min(source.len());
+        let Ok(size) = usize::try_from(size) else {
+            return Err(Error::format(source.name(), "has a header too large for this machine"));
+        };
+        bytes.resize(size, 0);
+        source.read_at(held as u64, &mut bytes[held..]).await?;
+        let mut cursor = Cursor {
+            name: source.name(),
+            file_size: source.len(),
+            bytes: &bytes,
+            position: 0,
+            beyond: None,
+        };
+        let parsed = parse(&mut cursor);
+        match cursor.beyond {
+            Some(end) => wanted = end,
+            None => return parsed,
+        }
+    }
+}
+
+/// A position in a file of which the first bytes are in memory.
 pub(super) struct Cursor<'a> {
-    source: &'a dyn ByteSource,
+    name: &'a str,
+    file_size: u64,
+    bytes: &'a [u8],
     position: u64,
-    window: Vec<u8>,
-    window_start: u64,
+    /// Where a read ended that the file has room for and `bytes` has not.
+    beyond: Option<u64>,
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(source: &'a dyn ByteSource) -> Self {
-        Self { source, position: 0, window: Vec::new(), window_start: 0 }
+    pub(super) fn name(&self) -> &'a str {
+        self.name
+    }
+
+    pub(super) fn file_size(&self) -> u64 {
+        self.file_size
     }
 
     pub(super) fn position(&self) -> u64 {
@@ -25,20 +64,19 @@ impl<'a> Cursor<'a> {
 
     /// An error about this file.
     pub(super) fn error(&self, problem: impl Into<String>) -> Error {
-        Error::format(self.source.name(), problem)
+        Error::format(self.name, problem)
     }
 
     /// `count` as a length, if that many items of at least `least` bytes can still follow: checked
     /// before anything is allocated for them.
     pub(super) fn count(&self, count: u64, least: u64, what: &str) -> Result<usize> {
-        let left = self.source.len().saturating_sub(self.position);
+        let left = self.file_size.saturating_sub(self.position);
         let fits = count.checked_mul(least).is_some_and(|bytes| bytes <= left);
         usize::try_from(count).ok().filter(|_| fits).ok_or_else(|| {
             self.error(format!(
                 "ends at byte {}, before {count} {what} at byte {}; it is truncated or damaged, \
                  fetch it again",
-                self.source.len(),
-                self.position
+                self.file_size, self.position
             ))
         })
     }
@@ -69,25 +107,15 @@ impl<'a> Cursor<'a> {
 
     /// Reads bytes that [`Self::count`] has found to be there.
     fn fill(&mut self, out: &mut [u8]) -> Result<()> {
-        let wanted = out.len() as u64;
-        let held = |cursor: &Self| {
-            let start = usize::try_from(cursor.position.checked_sub(cursor.window_start)?).ok()?;
-            Some(start..start.checked_add(out.len())?)
+        let end = self.position + out.len() as u64;
+        let start = usize::try_from(self.position).ok();
+        let found = start.and_then(|start| self.bytes.get(start..)?.get(..out.len()));
+        let Some(found) = found else {
+            self.beyond = Some(end);
+            return Err(self.error("has a longer header than was read"));
         };
-        if wanted > WINDOW {
-            self.source.read_at(self.position, out)?;
-        } else {
-            if held(self).is_none_or(|range| self.window.get(range).is_none()) {
-                let size = WINDOW.min(self.source.len() - self.position);
-                self.window.resize(size as usize, 0);
-                self.window_start = self.position;
-                self.source.read_at(self.position, &mut self.window)?;
-            }
-            if let Some(found) = held(self).and_then(|range| self.window.get(range)) {
-                out.copy_from_slice(found);
-            }
-        }
-        self.position += wanted;
+        out.copy_from_slice(found);
+        self.position = end;
         Ok(())
     }
 }

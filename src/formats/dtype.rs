@@ -149,6 +149,7 @@ impl fmt::Display for DType {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn byte_len_counts_whole_blocks_and_never_overflows() {

@@ -73,7 +73,7 @@ impl Checkpoint {
     /// As [`Safetensors::parse`] and [`ModelConfig::from_json`]; when the index names a file or a
     /// tensor that is not there, or a tensor is in two files; and when a tensor that the
     /// architecture needs is missing, has another shape, or is not F32, F16 or BF16.
-    pub fn from_safetensors(folder: SafetensorsFolder) -> Result<Self> {
+    pub async fn from_safetensors(folder: SafetensorsFolder) -> Result<Self> {
         let path = |file: &str| match folder.name.as_str() {
             "" => file.to_owned(),
             name => format!("{}/{file}", name.trim_end_matches('/')),
@@ -107,7 +107,7 @@ impl Checkpoint {
             return Err(Error::format(&folder.name, "has no safetensors file"));
         }
         let index_name = path("model.safetensors.index.json");
-        let (sources, tensors) = shards(folder.weights, index.as_ref(), &index_name)?;
+        let (sources, tensors) = shards(folder.weights, index.as_ref(), &index_name).await?;
         let checkpoint = Self {
             config,
             tokenizer: TokenizerFile::Json(folder.tokenizer_json),
@@ -125,7 +125,7 @@ impl Checkpoint {
 type Shards = (Vec<Box<dyn ByteSource>>, BTreeMap<String, Stored>);
 
 /// The headers of all files as one set of tensors.
-fn shards(
+async fn shards(
     weights: Vec<(String, Box<dyn ByteSource>)>,
     index: Option<&Index>,
     index_name: &str,
@@ -137,7 +137,7 @@ fn shards(
         if index.is_some_and(|index| !index.weight_map.values().any(|named| *named == file)) {
             continue;
         }
-        let header = Safetensors::parse(source.as_ref())?;
+        let header = Safetensors::parse(source.as_ref()).await?;
         let number = sources.len();
         for tensor in header.tensors {
             // Buffers that no decoder reads may have any type.
@@ -190,12 +190,20 @@ fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
+    // What is in memory is read without waiting, which a page may do too.
+    use pollster::block_on;
+
     use super::*;
     use crate::formats::Bytes;
     use crate::formats::testing::TinyLlama;
+    use crate::testing::test;
+
+    fn open(folder: SafetensorsFolder) -> Result<Checkpoint> {
+        block_on(Checkpoint::from_safetensors(folder))
+    }
 
     fn problem(folder: SafetensorsFolder) -> String {
-        Checkpoint::from_safetensors(folder).map(|_| ()).expect_err("malformed").to_string()
+        open(folder).map(|_| ()).expect_err("malformed").to_string()
     }
 
     /// The tiny model in two files, with their index.
@@ -217,19 +225,19 @@ mod tests {
 
     #[test]
     fn shards_are_one_model() {
-        let whole = Checkpoint::from_safetensors(TinyLlama::default().folder()).expect("valid");
+        let whole = open(TinyLlama::default().folder()).expect("valid");
         let (mut folder, index) = sharded();
         folder.index_json = Some(index.to_string().into_bytes());
         // A copy of the weights that the index does not name is not read.
         let stray = Box::new(Bytes::new("tiny/consolidated.safetensors", [0]));
         folder.weights.push(("consolidated.safetensors".into(), stray));
-        let parts = Checkpoint::from_safetensors(folder).expect("valid");
+        let parts = open(folder).expect("valid");
         assert!(whole.tensor_names().eq(parts.tensor_names()));
         let (mut a, mut b) = (Vec::new(), Vec::new());
         for name in whole.tensor_names() {
             let rows = whole.tensor(name).expect("there").rows();
-            whole.read_rows(name, 0..rows, &mut a).expect("in range");
-            parts.read_rows(name, 0..rows, &mut b).expect("in range");
+            block_on(whole.read_rows(name, 0..rows, &mut a)).expect("in range");
+            block_on(parts.read_rows(name, 0..rows, &mut b)).expect("in range");
             assert_eq!(a, b, "{name}");
         }
     }
@@ -294,7 +302,7 @@ mod tests {
         let mut folder = TinyLlama::default().folder();
         folder.generation_config_json = Some(br#"{"eos_token_id": [2, 0]}"#.to_vec());
         folder.chat_template_jinja = Some(b"jinja".to_vec());
-        let checkpoint = Checkpoint::from_safetensors(folder).expect("valid");
+        let checkpoint = open(folder).expect("valid");
         assert_eq!(checkpoint.config.eos_token_ids, [2, 0]);
         assert_eq!(checkpoint.chat_template.as_deref(), Some("jinja"));
         assert_eq!(checkpoint.eos_token.as_deref(), Some("t2"));

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::cursor::Cursor;
+use super::cursor::{self, Cursor};
 use super::metadata::{Metadata, string};
 use super::{ByteSource, DType};
 use crate::Result;
@@ -39,8 +39,11 @@ impl Gguf {
     /// When it is not GGUF, truncated or damaged, or has a tensor of a type that is not in
     /// [`DType`]. No length in the file is trusted: memory stays within a small multiple of the
     /// header's size.
-    pub fn parse(source: &dyn ByteSource) -> Result<Self> {
-        let mut cursor = Cursor::new(source);
+    pub async fn parse(source: &dyn ByteSource) -> Result<Self> {
+        cursor::read_header(source, Self::parse_header).await
+    }
+
+    fn parse_header(cursor: &mut Cursor<'_>) -> Result<Self> {
         let magic: [u8; 4] = cursor.array("bytes of the GGUF magic")?;
         if &magic != b"GGUF" {
             return Err(cursor.error("is not a GGUF file: it does not start with `GGUF`"));
@@ -59,8 +62,8 @@ impl Gguf {
         }
         let tensor_count = cursor.u64("bytes of the tensor count")?;
         let pair_count = cursor.u64("bytes of the metadata count")?;
-        let metadata = Metadata::read(&mut cursor, source.name(), pair_count)?;
-        let tensors = tensors(&mut cursor, source.len(), &metadata, tensor_count)?;
+        let metadata = Metadata::read(cursor, cursor.name(), pair_count)?;
+        let tensors = tensors(cursor, cursor.file_size(), &metadata, tensor_count)?;
         Ok(Self { metadata, tensors })
     }
 }
@@ -193,18 +196,21 @@ fn ggml_name(id: u32) -> String {
 
 #[cfg(test)]
 mod tests {
+    // What is in memory is read without waiting, which a page may do too.
+    use pollster::block_on;
     use proptest::prelude::*;
 
     use super::*;
     use crate::formats::testing::{GgufFile, TinyLlama, array_head};
     use crate::formats::{Bytes, Checkpoint};
+    use crate::testing::test;
 
     fn tiny() -> GgufFile {
         TinyLlama::default().gguf()
     }
 
     fn parse(bytes: Vec<u8>) -> Result<Gguf> {
-        Gguf::parse(&Bytes::new("model.gguf", bytes))
+        block_on(Gguf::parse(&Bytes::new("model.gguf", bytes)))
     }
 
     fn problem(bytes: Vec<u8>) -> String {
@@ -361,10 +367,10 @@ mod tests {
                 bytes[at] = value;
             }
             let source = Box::new(Bytes::new("model.gguf", bytes));
-            let Ok(checkpoint) = Checkpoint::from_gguf(source) else { return Ok(()) };
+            let Ok(checkpoint) = block_on(Checkpoint::from_gguf(source)) else { return Ok(()) };
             let mut out = Vec::new();
             for name in checkpoint.tensor_names() {
-                checkpoint.read_rows(name, 0..1, &mut out).expect("the range was checked");
+                block_on(checkpoint.read_rows(name, 0..1, &mut out)).expect("the range was checked");
             }
         }
     }

@@ -24,4 +24,4 @@ pub use gguf::{Gguf, GgufTensor};
 pub use gguf_config::GgufTokenizer;
 pub use metadata::{Array, Metadata, Scalars, Value};
 pub use safetensors::{Safetensors, SafetensorsTensor};
-pub use source::{ByteSource, Bytes};
+pub use source::{ByteSource, Bytes, Reading};

@@ -78,6 +78,7 @@ pub(super) fn has_rotary_rows(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn gguf_names_become_hugging_faces() {

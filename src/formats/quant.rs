@@ -163,6 +163,7 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
     use serde_json::Value;
 
     /// Written by `scripts/goldens/quants.py` with the `gguf` package.

@@ -4,10 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use ::safetensors::Dtype;
-use ::safetensors::tensor::TensorInfo as Entry;
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, Visitor};
 
-use super::cursor::Cursor;
+use super::cursor::{self, Cursor};
 use super::{ByteSource, DType};
 use crate::{Error, Result};
 
@@ -62,8 +61,11 @@ impl Safetensors {
     /// # Errors
     /// When it is not safetensors, truncated or damaged: a length beyond the file, a tensor whose
     /// bytes are not its shape's, overlaps, gaps, or names that repeat.
-    pub fn parse(source: &dyn ByteSource) -> Result<Self> {
-        let mut cursor = Cursor::new(source);
+    pub async fn parse(source: &dyn ByteSource) -> Result<Self> {
+        cursor::read_header(source, Self::parse_header).await
+    }
+
+    fn parse_header(cursor: &mut Cursor<'_>) -> Result<Self> {
         let length = cursor.u64("bytes of the header's length")?;
         if length > MAX_HEADER {
             return Err(cursor.error(format!(
@@ -78,9 +80,9 @@ impl Safetensors {
         let mut tensors = Vec::with_capacity(header.entries.len());
         for (name, entry) in header.entries {
             let (start, end) = entry.data_offsets;
-            let values = entry.shape.iter().try_fold(1_u64, |n, &s| n.checked_mul(s as u64));
+            let values = entry.shape.iter().try_fold(1_u64, |n, &size| n.checked_mul(size));
             let bits = values.and_then(|values| values.checked_mul(entry.dtype.bitsize() as u64));
-            let bytes = (end as u64).checked_sub(start as u64);
+            let bytes = end.checked_sub(start);
             if bits.is_none_or(|bits| bytes.and_then(|bytes| bytes.checked_mul(8)) != Some(bits)) {
                 return Err(cursor.error(format!(
                     "tensor `{name}` at {start}..{end} is not as long as {:?} of shape {:?}; the \
@@ -88,11 +90,18 @@ impl Safetensors {
                     entry.dtype, entry.shape
                 )));
             }
+            let shape = entry.shape.iter().map(|&size| usize::try_from(size)).collect();
+            let Ok(shape) = shape else {
+                return Err(cursor.error(format!(
+                    "tensor `{name}` has shape {:?}, which no memory here could hold",
+                    entry.shape
+                )));
+            };
             tensors.push(SafetensorsTensor {
                 name,
                 dtype: entry.dtype,
-                shape: entry.shape,
-                offset: start as u64,
+                shape,
+                offset: start,
                 bytes: bytes.unwrap_or(0),
             });
         }
@@ -110,8 +119,8 @@ impl Safetensors {
             end += tensor.bytes;
             tensor.offset += data;
         }
-        if data + end != source.len() {
-            let size = source.len();
+        let size = cursor.file_size();
+        if data + end != size {
             return Err(cursor.error(format!(
                 "is {size} bytes long, but its header describes {}; it is truncated or damaged, \
                  fetch it again",
@@ -120,6 +129,15 @@ impl Safetensors {
         }
         Ok(Self { metadata: header.metadata, tensors })
     }
+}
+
+/// A tensor as the header describes it. In a page, where a `usize` has 32 bits, a file may still
+/// be longer than that counts.
+#[derive(serde::Deserialize)]
+struct Entry {
+    dtype: Dtype,
+    shape: Vec<u64>,
+    data_offsets: (u64, u64),
 }
 
 /// The JSON header, in its own order.
@@ -180,9 +198,10 @@ mod tests {
     use super::*;
     use crate::formats::Bytes;
     use crate::formats::testing::TinyLlama;
+    use crate::testing::test;
 
     fn parse(bytes: Vec<u8>) -> Result<Safetensors> {
-        Safetensors::parse(&Bytes::new("model.safetensors", bytes))
+        pollster::block_on(Safetensors::parse(&Bytes::new("model.safetensors", bytes)))
     }
 
     fn problem(bytes: Vec<u8>) -> String {

@@ -66,6 +66,11 @@ impl Engine {
         self.encoder.tokenizer()
     }
 
+    /// Whether it has a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.encoder.has_chat_template()
+    }
+
     /// A decoder with an empty cache, with or without an adapter.
     pub fn decoder(&self, adapter: Option<&Rc<Adapter<Parameter>>>) -> Result<Decoder> {
         Decoder::new(&self.context, &self.model, adapter)

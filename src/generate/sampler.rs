@@ -137,6 +137,7 @@ fn keep_top_p(weights: &mut Vec<f64>, top_p: f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     fn draws(sampling: Sampling, logits: &[f32], context: &[u32]) -> Vec<u32> {
         let mut sampler = Sampler::new(&sampling).unwrap();

@@ -53,6 +53,8 @@ struct Counted {
 impl Drop for Counted {
     fn drop(&mut self) {
         self.memory.now.set(self.memory.now.get().saturating_sub(self.buffer.size()));
+        // A page's garbage collector knows nothing of GPU memory. Work that is queued is done first.
+        self.buffer.destroy();
     }
 }
 

@@ -482,10 +482,11 @@ fn wanted_limits(offered: &wgpu::Limits, ceiling: &wgpu::Limits) -> wgpu::Limits
 mod tests {
     use super::*;
     use crate::kernels::check::test_context;
+    use crate::testing::async_test;
 
-    #[test]
-    fn a_buffer_over_the_limits_is_an_error_and_the_context_stays_usable() {
-        let context = test_context();
+    #[async_test]
+    async fn a_buffer_over_the_limits_is_an_error_and_the_context_stays_usable() {
+        let context = test_context().await;
         let most = context.limits().max_storage_buffer_binding_size;
         let error = context.storage("huge", most + 16).unwrap_err();
         assert!(matches!(error, Error::OutOfMemory(_)), "{error}");
@@ -493,27 +494,27 @@ mod tests {
         assert!(context.storage("small", 16).is_ok());
     }
 
-    #[test]
-    fn a_lost_device_says_so_from_then_on() {
-        let context = test_context();
+    #[async_test]
+    async fn a_lost_device_says_so_from_then_on() {
+        let context = test_context().await;
         let buffer = context.storage_from("values", &[1u32, 2]).unwrap();
         context.device().destroy();
-        let error = pollster::block_on(context.read::<u32>(&buffer, 0, 2)).unwrap_err();
+        let error = context.read::<u32>(&buffer, 0, 2).await.unwrap_err();
         assert!(matches!(error, Error::DeviceLost(_)), "{error}");
         assert!(matches!(context.storage("more", 16), Err(Error::DeviceLost(_))));
     }
 
-    #[test]
-    fn an_unknown_adapter_names_those_there_are() {
+    #[async_test]
+    async fn an_unknown_adapter_names_those_there_are() {
         let options = ContextOptions { adapter: Some("nosuch".into()), ..Default::default() };
-        let error = pollster::block_on(Context::new(&options)).unwrap_err().to_string();
-        let names = pollster::block_on(Context::adapters());
+        let error = Context::new(&options).await.unwrap_err().to_string();
+        let names = Context::adapters().await;
         assert!(error.contains("nosuch") && error.contains(&names[0].name), "{error}");
     }
 
-    #[test]
-    fn memory_is_counted_until_the_last_handle_is_dropped() {
-        let context = test_context();
+    #[async_test]
+    async fn memory_is_counted_until_the_last_handle_is_dropped() {
+        let context = test_context().await;
         let before = context.memory().now();
         let buffer = context.storage("values", 1000).unwrap();
         let other = buffer.clone();

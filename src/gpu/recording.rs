@@ -98,6 +98,8 @@ struct Dispatch {
 pub struct Recording {
     context: Context,
     dispatches: Vec<Dispatch>,
+    /// What the bind groups refer to: held, so that its memory is counted and stays.
+    _buffers: Vec<Buffer>,
 }
 
 impl Recording {
@@ -147,7 +149,8 @@ pub struct Recorder {
     context: Context,
     step: Buffer,
     dispatches: Vec<Dispatch>,
-    uniforms: Vec<Buffer>,
+    buffers: Vec<Buffer>,
+    uniforms: Option<Buffer>,
     uniform_count: u64,
 }
 
@@ -158,7 +161,8 @@ impl Recorder {
             context: context.clone(),
             step: step.clone(),
             dispatches: Vec::new(),
-            uniforms: Vec::new(),
+            buffers: vec![step.clone()],
+            uniforms: None,
             uniform_count: 0,
         }
     }
@@ -216,6 +220,7 @@ impl Recorder {
             entries: &entries,
         });
         self.context.check()?;
+        self.buffers.extend(bindings.iter().map(|b| b.buffer.clone()));
         self.dispatches.push(Dispatch { pipeline: pipeline.compute, bind_group, grid });
         Ok(())
     }
@@ -224,10 +229,11 @@ impl Recorder {
         let slot = self.uniform_count % UNIFORMS_PER_BUFFER;
         if slot == 0 {
             let buffer = self.context.uniform("params", UNIFORM_STRIDE * UNIFORMS_PER_BUFFER)?;
-            self.uniforms.push(buffer);
+            self.buffers.push(buffer.clone());
+            self.uniforms = Some(buffer);
         }
         self.uniform_count += 1;
-        let Some(buffer) = self.uniforms.last().cloned() else {
+        let Some(buffer) = self.uniforms.clone() else {
             return Err(Error::Gpu("no uniform buffer".into()));
         };
         self.context.write(&buffer, slot * UNIFORM_STRIDE, params);
@@ -236,6 +242,6 @@ impl Recorder {
 
     /// What was recorded.
     pub fn finish(self) -> Recording {
-        Recording { context: self.context, dispatches: self.dispatches }
+        Recording { context: self.context, dispatches: self.dispatches, _buffers: self.buffers }
     }
 }

@@ -57,12 +57,13 @@ pub async fn parity(context: &Context, tokens: usize, cols: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_reference() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference() {
+        let context = check::test_context().await;
         for (tokens, cols) in [(1, 8), (3, 65), (5, 192)] {
-            pollster::block_on(parity(&context, tokens, cols)).unwrap();
+            parity(&context, tokens, cols).await.unwrap();
         }
     }
 }

@@ -59,10 +59,11 @@ pub async fn parity(context: &Context, logits: &[f32]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn picks_what_the_reference_picks() {
-        let context = check::test_context();
+    #[async_test]
+    async fn picks_what_the_reference_picks() {
+        let context = check::test_context().await;
         let mut ties = vec![0.5; 700];
         ties[300] = 2.0;
         ties[44] = 2.0;
@@ -74,7 +75,7 @@ mod tests {
             vec![-1e30, -2e30],
             vec![f32::NEG_INFINITY, -5.0],
         ] {
-            pollster::block_on(parity(&context, &logits)).unwrap();
+            parity(&context, &logits).await.unwrap();
         }
     }
 }

@@ -209,14 +209,15 @@ pub async fn parity_of(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{async_test, test};
 
     const fn shape(heads: usize, kv_heads: usize, head_dim: usize) -> AttentionShape {
         AttentionShape { heads, kv_heads, head_dim }
     }
 
-    #[test]
-    fn matches_the_reference_on_packed_sequences() {
-        for context in check::test_contexts() {
+    #[async_test]
+    async fn matches_the_reference_on_packed_sequences() {
+        for context in check::test_contexts().await {
             for (lengths, shape) in [
                 (&[1usize][..], shape(1, 1, 8)),
                 (&[3, 1, 7], shape(9, 3, 64)),
@@ -225,23 +226,23 @@ mod tests {
                 (&[66], shape(2, 2, 256)),
                 (&[150], shape(2, 1, 64)),
             ] {
-                pollster::block_on(parity(&context, lengths, shape)).unwrap();
+                parity(&context, lengths, shape).await.unwrap();
             }
         }
     }
 
-    #[test]
-    fn one_token_sees_a_long_cache_from_its_first_key() {
-        let context = check::test_context();
+    #[async_test]
+    async fn one_token_sees_a_long_cache_from_its_first_key() {
+        let context = check::test_context().await;
         for (first_key, last_key) in [(0, 0), (0, 63), (0, 64), (5, 1000), (128, 191)] {
             let token = Token { first_key, last_key, ..Token::default() };
-            pollster::block_on(parity_of(&context, &[token], 1024, shape(6, 2, 64))).unwrap();
+            parity_of(&context, &[token], 1024, shape(6, 2, 64)).await.unwrap();
         }
     }
 
-    #[test]
-    fn large_scores_do_not_overflow() {
-        let context = check::test_context();
+    #[async_test]
+    async fn large_scores_do_not_overflow() {
+        let context = check::test_context().await;
         let (q, k) = (vec![100f32; 8], [vec![-90f32; 8], vec![90f32; 8]].concat());
         let v: Vec<f32> = (0..16).map(|i| i as f32).collect();
         let tokens = [Token { last_key: 1, ..Token::default() }];
@@ -254,7 +255,7 @@ mod tests {
             attention(r, &q_gpu, &k_gpu, &v_gpu, &tokens_gpu, shape(1, 1, 8), &out, None)
         })
         .unwrap();
-        let actual: Vec<f32> = pollster::block_on(context.read(out.buffer(), 0, 8)).unwrap();
+        let actual: Vec<f32> = context.read(out.buffer(), 0, 8).await.unwrap();
         assert_eq!(actual, v[8..]);
     }
 

@@ -163,6 +163,7 @@ pub async fn parity(context: &Context, lengths: &[usize], shape: AttentionShape)
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{async_test, test};
 
     const SHAPES: [(&[usize], AttentionShape); 4] = [
         (&[1], AttentionShape { heads: 1, kv_heads: 1, head_dim: 8 }),
@@ -171,11 +172,11 @@ mod tests {
         (&[130, 3], AttentionShape { heads: 2, kv_heads: 2, head_dim: 80 }),
     ];
 
-    #[test]
-    fn matches_the_reference_on_packed_sequences() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference_on_packed_sequences() {
+        let context = check::test_context().await;
         for (lengths, shape) in SHAPES {
-            pollster::block_on(parity(&context, lengths, shape)).unwrap();
+            parity(&context, lengths, shape).await.unwrap();
         }
     }
 

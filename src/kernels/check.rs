@@ -71,20 +71,22 @@ pub fn close(what: &str, actual: &[f32], expected: &[f32], atol: f32, rtol: f32)
 
 /// The best adapter of the machine; a machine without one fails the tests.
 #[cfg(test)]
-pub fn test_context() -> Context {
-    pollster::block_on(Context::new(&Default::default())).expect("the tests need an adapter")
+pub async fn test_context() -> Context {
+    Context::new(&Default::default()).await.expect("the tests need an adapter")
 }
 
 /// [`test_context`] and the same adapter without subgroups, for kernels that come in two variants.
 #[cfg(test)]
-pub fn test_contexts() -> [Context; 2] {
+pub async fn test_contexts() -> [Context; 2] {
     let options = crate::gpu::ContextOptions { without_subgroups: true, ..Default::default() };
-    [test_context(), pollster::block_on(Context::new(&options)).expect("the tests need an adapter")]
+    let without = Context::new(&options).await.expect("the tests need an adapter");
+    [test_context().await, without]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn close_names_the_worst() {

@@ -87,25 +87,26 @@ pub async fn parity(context: &Context, begin: usize, tokens: usize, vocab: usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_reference_whole_and_in_chunks() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference_whole_and_in_chunks() {
+        let context = check::test_context().await;
         for (begin, tokens, vocab) in [(0, 1, 2), (0, 5, 255), (2, 7, 1000), (3, 4, 49152)] {
-            pollster::block_on(parity(&context, begin, tokens, vocab)).unwrap();
+            parity(&context, begin, tokens, vocab).await.unwrap();
         }
     }
 
-    #[test]
-    fn without_a_gradient_the_logits_stay() {
-        let context = check::test_context();
+    #[async_test]
+    async fn without_a_gradient_the_logits_stay() {
+        let context = check::test_context().await;
         let logits = check::noise(1, 6);
         let gpu = Tensor::from(&context, 3, &logits).unwrap();
         let targets = [Target { id: 2, weight: 1.0 }; 2];
         let targets = context.storage_from("targets", &targets).unwrap();
         let losses = context.storage("losses", 8).unwrap();
         check::run(&context, 2, |r| cross_entropy(r, &gpu, &targets, &losses, false)).unwrap();
-        let after: Vec<f32> = pollster::block_on(context.read(gpu.buffer(), 0, 6)).unwrap();
+        let after: Vec<f32> = context.read(gpu.buffer(), 0, 6).await.unwrap();
         assert_eq!(after, logits);
     }
 }

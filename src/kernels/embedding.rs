@@ -67,26 +67,27 @@ pub async fn parity(context: &Context, format: Format, vocab: usize, cols: usize
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_reference_in_every_format() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference_in_every_format() {
+        let context = check::test_context().await;
         for format in Format::ALL {
             for (vocab, cols) in [(3, 32), (5, 45), (64, 576)] {
-                pollster::block_on(parity(&context, format, vocab, cols)).unwrap();
+                parity(&context, format, vocab, cols).await.unwrap();
             }
         }
     }
 
-    #[test]
-    fn a_table_in_parts_gives_the_same_rows() {
+    #[async_test]
+    async fn a_table_in_parts_gives_the_same_rows() {
         let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..Default::default() };
         let options = crate::gpu::ContextOptions { limits: Some(limits), ..Default::default() };
-        let context = pollster::block_on(Context::new(&options)).unwrap();
+        let context = Context::new(&options).await.unwrap();
         for format in Format::ALL {
             let table = Matrix::new(&context, format, 700, 45).unwrap();
             assert!(table.parts().len() > 2, "{format:?} is not split");
-            pollster::block_on(parity(&context, format, 700, 45)).unwrap();
+            parity(&context, format, 700, 45).await.unwrap();
         }
     }
 }

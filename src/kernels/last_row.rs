@@ -41,12 +41,13 @@ pub async fn parity(context: &Context, tokens: usize, cols: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn takes_the_last_row_in_use() {
-        let context = check::test_context();
+    #[async_test]
+    async fn takes_the_last_row_in_use() {
+        let context = check::test_context().await;
         for (tokens, cols) in [(1, 5), (3, 65)] {
-            pollster::block_on(parity(&context, tokens, cols)).unwrap();
+            parity(&context, tokens, cols).await.unwrap();
         }
     }
 }

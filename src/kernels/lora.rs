@@ -263,14 +263,15 @@ pub async fn parity(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn all_six_products_match_the_reference() {
-        let context = check::test_context();
+    #[async_test]
+    async fn all_six_products_match_the_reference() {
+        let context = check::test_context().await;
         for (tokens, shape, rank) in
             [(1, (1, 1), 1), (3, (65, 33), 5), (7, (64, 128), 8), (33, (100, 70), 19)]
         {
-            pollster::block_on(parity(&context, tokens, shape, rank)).unwrap();
+            parity(&context, tokens, shape, rank).await.unwrap();
         }
     }
 }

@@ -30,12 +30,13 @@ pub async fn parity(context: &Context, tokens: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_sum() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_sum() {
+        let context = check::test_context().await;
         for tokens in [1, 63, 64, 1000] {
-            pollster::block_on(parity(&context, tokens)).unwrap();
+            parity(&context, tokens).await.unwrap();
         }
     }
 }

@@ -168,35 +168,36 @@ pub async fn parity(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_reference_in_every_format() {
-        for context in check::test_contexts() {
+    #[async_test]
+    async fn matches_the_reference_in_every_format() {
+        for context in check::test_contexts().await {
             for format in Format::ALL {
                 for tokens in [1, 2, 33] {
                     for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
-                        pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+                        parity(&context, format, tokens, shape).await.unwrap();
                     }
                 }
             }
         }
     }
 
-    #[test]
-    fn a_matrix_in_parts_gives_the_same_product() {
+    #[async_test]
+    async fn a_matrix_in_parts_gives_the_same_product() {
         let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..Default::default() };
         let options = crate::gpu::ContextOptions { limits: Some(limits), ..Default::default() };
-        let context = pollster::block_on(Context::new(&options)).unwrap();
+        let context = Context::new(&options).await.unwrap();
         let matrix = Matrix::new(&context, Format::Q8, 300, 45).unwrap();
         assert!(matrix.parts().len() > 1);
         for tokens in [1, 3] {
-            pollster::block_on(parity(&context, Format::Q8, tokens, (300, 45))).unwrap();
+            parity(&context, Format::Q8, tokens, (300, 45)).await.unwrap();
         }
     }
 
-    #[test]
-    fn windows_read_and_write_their_own_rows() {
-        let context = check::test_context();
+    #[async_test]
+    async fn windows_read_and_write_their_own_rows() {
+        let context = check::test_context().await;
         let (matrix, weights) = weight::noise_matrix(&context, Format::F32, 3, 4).unwrap();
         let x = check::noise(1, 5 * 4);
         let x_gpu = Tensor::from(&context, 4, &x).unwrap();
@@ -205,7 +206,7 @@ mod tests {
             matmul(r, &x_gpu.window(2, 2), &matrix, None, None, &y.window(2, 2))
         })
         .unwrap();
-        let actual: Vec<f32> = pollster::block_on(context.read(y.buffer(), 0, 15)).unwrap();
+        let actual: Vec<f32> = context.read(y.buffer(), 0, 15).await.unwrap();
         let expected = reference(&x[8..16], &weights, 4, None, None);
         check::close("window", &actual[6..12], &expected, 1e-6, 1e-6).unwrap();
         assert!(actual[..6].iter().chain(&actual[12..]).all(|&v| v == 0.0));

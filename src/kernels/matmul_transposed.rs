@@ -119,25 +119,26 @@ pub async fn parity(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_reference_in_every_format() {
-        for context in check::test_contexts() {
+    #[async_test]
+    async fn matches_the_reference_in_every_format() {
+        for context in check::test_contexts().await {
             for format in Format::ALL {
                 for tokens in [1, 33] {
                     for shape in [(1, 32), (9, 45), (65, 100), (40, 576)] {
-                        pollster::block_on(parity(&context, format, tokens, shape)).unwrap();
+                        parity(&context, format, tokens, shape).await.unwrap();
                     }
                 }
             }
         }
     }
 
-    #[test]
-    fn parts_add_up() {
+    #[async_test]
+    async fn parts_add_up() {
         let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..Default::default() };
         let options = crate::gpu::ContextOptions { limits: Some(limits), ..Default::default() };
-        let context = pollster::block_on(Context::new(&options)).unwrap();
-        pollster::block_on(parity(&context, Format::Q8, 3, (300, 45))).unwrap();
+        let context = Context::new(&options).await.unwrap();
+        parity(&context, Format::Q8, 3, (300, 45)).await.unwrap();
     }
 }

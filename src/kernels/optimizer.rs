@@ -200,24 +200,25 @@ pub async fn parity(context: &Context, count: usize, max_norm: Option<f32>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn two_steps_match_the_reference() {
-        let context = check::test_context();
+    #[async_test]
+    async fn two_steps_match_the_reference() {
+        let context = check::test_context().await;
         for (count, max_norm) in [(1, None), (257, Some(0.5)), (70_001, Some(1e9)), (1000, None)] {
-            pollster::block_on(parity(&context, count, max_norm)).unwrap();
+            parity(&context, count, max_norm).await.unwrap();
         }
     }
 
-    #[test]
-    fn a_gradient_that_is_not_finite_shows_in_the_norm() {
-        let context = check::test_context();
+    #[async_test]
+    async fn a_gradient_that_is_not_finite_shows_in_the_norm() {
+        let context = check::test_context().await;
         let parameters = context.storage_from("parameters", &[1f32, 2.0]).unwrap();
         let state = OptimizerState::new(&context, parameters, 2).unwrap();
         context.write(&state.gradients, 0, bytemuck::cast_slice(&[1.0, f32::NAN]));
         let step = Step { gradient_scale: 1.0, ..Default::default() };
         check::run_step(&context, step, |r| gradient_norm(r, &state, Some(1.0))).unwrap();
-        let clip: Vec<f32> = pollster::block_on(context.read(&state.clip, 0, 2)).unwrap();
+        let clip: Vec<f32> = context.read(&state.clip, 0, 2).await.unwrap();
         assert!(!clip[1].is_finite());
     }
 }

@@ -54,23 +54,24 @@ pub async fn parity(context: &Context, tokens: usize, cols: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::async_test;
 
-    #[test]
-    fn matches_the_reference() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference() {
+        let context = check::test_context().await;
         for (tokens, cols) in [(1, 1), (3, 63), (5, 64), (2, 65), (7, 576)] {
-            pollster::block_on(parity(&context, tokens, cols)).unwrap();
+            parity(&context, tokens, cols).await.unwrap();
         }
     }
 
-    #[test]
-    fn leaves_rows_beyond_the_replay_alone() {
-        let context = check::test_context();
+    #[async_test]
+    async fn leaves_rows_beyond_the_replay_alone() {
+        let context = check::test_context().await;
         let x = Tensor::from(&context, 4, &check::noise(1, 12)).unwrap();
         let weight = context.storage_from("weight", &[1f32; 4]).unwrap();
         let y = Tensor::new(&context, 3, 4).unwrap();
         check::run(&context, 2, |r| rms_norm(r, &x, &weight, 1e-5, &y)).unwrap();
-        let actual: Vec<f32> = pollster::block_on(context.read(y.buffer(), 0, 12)).unwrap();
+        let actual: Vec<f32> = context.read(y.buffer(), 0, 12).await.unwrap();
         assert!(actual[..8].iter().all(|&v| v != 0.0));
         assert_eq!(actual[8..], [0.0; 4]);
     }

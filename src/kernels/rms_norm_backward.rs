@@ -85,12 +85,13 @@ pub async fn parity(context: &Context, tokens: usize, cols: usize) -> Result<()>
 mod tests {
     use super::*;
     use crate::kernels::rms_norm;
+    use crate::testing::{async_test, test};
 
-    #[test]
-    fn matches_the_reference() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference() {
+        let context = check::test_context().await;
         for (tokens, cols) in [(1, 2), (3, 63), (5, 64), (7, 576)] {
-            pollster::block_on(parity(&context, tokens, cols)).unwrap();
+            parity(&context, tokens, cols).await.unwrap();
         }
     }
 

@@ -102,12 +102,13 @@ pub async fn parity(context: &Context, tokens: usize, heads: usize, head_dim: us
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{async_test, test};
 
-    #[test]
-    fn matches_the_reference() {
-        let context = check::test_context();
+    #[async_test]
+    async fn matches_the_reference() {
+        let context = check::test_context().await;
         for (tokens, heads, head_dim) in [(1, 1, 2), (5, 3, 64), (13, 2, 80), (3, 5, 6)] {
-            pollster::block_on(parity(&context, tokens, heads, head_dim)).unwrap();
+            parity(&context, tokens, heads, head_dim).await.unwrap();
         }
     }
 
@@ -121,9 +122,9 @@ mod tests {
         assert_eq!(x, [1.0, 2.0, 3.0, 4.0]);
     }
 
-    #[test]
-    fn refuses_an_odd_head() {
-        let context = check::test_context();
+    #[async_test]
+    async fn refuses_an_odd_head() {
+        let context = check::test_context().await;
         let x = Tensor::new(&context, 1, 6).unwrap();
         let buffer = context.storage("any", 16).unwrap();
         assert!(check::run(&context, 1, |r| rope(r, &x, &buffer, &buffer, 3, false)).is_err());

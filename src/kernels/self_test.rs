@@ -211,20 +211,22 @@ impl<F: AsyncFn(&Context) -> Result<()>> Compare for F {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use std::collections::HashSet;
 
-    fn outcomes(checks: &[Check]) -> Vec<Outcome> {
-        let context = check::test_context();
+    use super::*;
+    use crate::testing::async_test;
+
+    async fn outcomes(checks: &[Check]) -> Vec<Outcome> {
+        let context = check::test_context().await;
         let ticks = std::cell::Cell::new(0.0);
         let clock = || ticks.replace(ticks.get() + 0.5);
-        pollster::block_on(run(&context, checks, &clock, &mut |_| ())).unwrap()
+        run(&context, checks, &clock, &mut |_| ()).await.unwrap()
     }
 
-    #[test]
-    fn every_kernel_passes_here() {
+    #[async_test]
+    async fn every_kernel_passes_here() {
         for checks in [quick(), thorough()] {
-            let outcomes = outcomes(&checks);
+            let outcomes = outcomes(&checks).await;
             let names: HashSet<&str> = outcomes.iter().map(|o| o.name.as_str()).collect();
             assert_eq!(names.len(), checks.len(), "two checks of one name");
             for Outcome { name, result, seconds } in &outcomes {
@@ -234,8 +236,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_kernel_that_computes_wrongly_is_noticed_and_the_others_still_run() {
+    #[async_test]
+    async fn a_kernel_that_computes_wrongly_is_noticed_and_the_others_still_run() {
         // The kernel normalises with another epsilon than the reference it is compared with.
         let wrong = Check::new("wrong", async |context| {
             let x = check::noise(1, 9);
@@ -247,17 +249,17 @@ mod tests {
             check::close("y", &actual, &rms_norm::reference(&x, &[1.0; 9], 1e-5), 1e-6, 1e-5)
         });
         let right = Check::new("right", async |c| add::parity(c, 1, 1).await);
-        let outcomes = outcomes(&[wrong, right]);
+        let outcomes = outcomes(&[wrong, right]).await;
         assert_eq!(outcomes[0].name, "wrong");
         let error = outcomes[0].result.as_ref().unwrap_err().to_string();
         assert!(error.contains("9 of 9 values are wrong"), "{error}");
         assert!(outcomes[1].result.is_ok());
     }
 
-    #[test]
-    fn a_failing_shape_is_named() {
+    #[async_test]
+    async fn a_failing_shape_is_named() {
         let one = async |n| if n == 2 { Err(Error::Gpu("bad".into())) } else { Ok(()) };
-        let error = pollster::block_on(each([1, 2, 3], one)).unwrap_err();
+        let error = each([1, 2, 3], one).await.unwrap_err();
         assert_eq!(error.to_string(), "GPU: bad, in the shape 2");
     }
 }

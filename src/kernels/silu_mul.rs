@@ -98,19 +98,20 @@ pub async fn parity(context: &Context, tokens: usize, cols: usize) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{async_test, test};
 
-    #[test]
-    fn match_the_references() {
-        let context = check::test_context();
+    #[async_test]
+    async fn match_the_references() {
+        let context = check::test_context().await;
         for (tokens, cols) in [(1, 1), (3, 65), (2, 1536)] {
-            pollster::block_on(parity(&context, tokens, cols)).unwrap();
+            parity(&context, tokens, cols).await.unwrap();
         }
     }
 
-    #[test]
-    fn a_gate_far_below_zero_gives_zero() {
+    #[async_test]
+    async fn a_gate_far_below_zero_gives_zero() {
         // e^−x overflows to infinity there; x / infinity must be 0, not NaN.
-        let context = check::test_context();
+        let context = check::test_context().await;
         let tensor = |x| Tensor::from(&context, 1, &[x]).unwrap();
         let (gate, up, d) = (tensor(-200.0), tensor(1.0), tensor(1.0));
         let (out, d_gate, d_up) = (tensor(9.0), tensor(9.0), tensor(9.0));
@@ -120,7 +121,7 @@ mod tests {
         })
         .unwrap();
         for tensor in [out, d_gate, d_up] {
-            let actual: Vec<f32> = pollster::block_on(context.read(tensor.buffer(), 0, 1)).unwrap();
+            let actual: Vec<f32> = context.read(tensor.buffer(), 0, 1).await.unwrap();
             assert!(actual[0].abs() < 1e-30, "{actual:?}");
         }
     }

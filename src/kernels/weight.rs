@@ -242,6 +242,7 @@ pub(super) fn noise_matrix(
 mod tests {
     use super::*;
     use crate::kernels::check::noise;
+    use crate::testing::test;
 
     #[test]
     fn unpacking_gives_back_what_was_packed() {

@@ -107,6 +107,7 @@ impl AdapterTensors {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     fn config() -> ModelConfig {
         let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 64,

@@ -193,6 +193,7 @@ impl RopeScaling {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn llama3_factors_are_those_of_transformers() {

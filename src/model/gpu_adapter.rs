@@ -74,10 +74,11 @@ mod tests {
     use super::*;
     use crate::kernels::check::{noise, test_context};
     use crate::model::Target;
+    use crate::testing::async_test;
 
-    #[test]
-    fn comes_back_from_the_gpu_as_it_went_there() {
-        let context = test_context();
+    #[async_test]
+    async fn comes_back_from_the_gpu_as_it_went_there() {
+        let context = test_context().await;
         let lora = |seed, ins, outs, rank| {
             let (a, b) = (noise(seed, ins * rank), noise(seed + 1, rank * outs));
             Lora { a, b, rank, scale: seed as f32 }
@@ -92,6 +93,6 @@ mod tests {
         let offsets: Vec<_> =
             gpu.adapter.iter().map(|(_, _, l)| (l.a.offset, l.b.offset)).collect();
         assert_eq!(offsets, [(0, 8), (14, 19), (28, 49)]);
-        assert_eq!(pollster::block_on(gpu.download(&context)).unwrap(), tensors);
+        assert_eq!(gpu.download(&context).await.unwrap(), tensors);
     }
 }

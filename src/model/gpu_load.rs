@@ -104,10 +104,10 @@ impl Load for GpuLoad<'_> {
             let range = first..(first + per_chunk).min(rows);
             let mut packed = PackedRows::default();
             if dtype == info.dtype {
-                checkpoint.read_rows(name, range.clone(), &mut bytes)?;
+                checkpoint.read_rows(name, range.clone(), &mut bytes).await?;
                 repack(dtype, cols, &bytes, &mut packed);
             } else {
-                let values = rows_f32(checkpoint, name, range.clone())?;
+                let values = rows_f32(checkpoint, name, range.clone()).await?;
                 for row in values.chunks_exact(cols) {
                     repack(dtype, cols, &encode(dtype, row)?, &mut packed);
                 }

@@ -36,7 +36,8 @@ impl<M: Clone, V: Clone> Llama<M, V> {
         for i in 0..config.num_hidden_layers {
             let path = |name: &str| format!("model.layers.{i}.{name}");
             layers.push(Block {
-                input_layernorm: vector(checkpoint, loader, &path("input_layernorm.weight"))?,
+                input_layernorm: vector(checkpoint, loader, &path("input_layernorm.weight"))
+                    .await?,
                 q_proj: linear(checkpoint, loader, &path("self_attn.q_proj")).await?,
                 k_proj: linear(checkpoint, loader, &path("self_attn.k_proj")).await?,
                 v_proj: linear(checkpoint, loader, &path("self_attn.v_proj")).await?,
@@ -45,13 +46,14 @@ impl<M: Clone, V: Clone> Llama<M, V> {
                     checkpoint,
                     loader,
                     &path("post_attention_layernorm.weight"),
-                )?,
+                )
+                .await?,
                 gate_proj: linear(checkpoint, loader, &path("mlp.gate_proj")).await?,
                 up_proj: linear(checkpoint, loader, &path("mlp.up_proj")).await?,
                 down_proj: linear(checkpoint, loader, &path("mlp.down_proj")).await?,
             });
         }
-        let norm = vector(checkpoint, loader, "model.norm.weight")?;
+        let norm = vector(checkpoint, loader, "model.norm.weight").await?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
             false => Some(linear(checkpoint, loader, "lm_head").await?),
@@ -68,14 +70,14 @@ async fn linear<L: Load>(
     let weight = loader.matrix(checkpoint, &format!("{path}.weight")).await?;
     let bias = format!("{path}.bias");
     let bias = match checkpoint.tensor(&bias) {
-        Some(_) => Some(vector(checkpoint, loader, &bias)?),
+        Some(_) => Some(vector(checkpoint, loader, &bias).await?),
         None => None,
     };
     Ok(Linear { weight, bias })
 }
 
-fn vector<L: Load>(checkpoint: &Checkpoint, loader: &mut L, name: &str) -> Result<L::Vector> {
-    let values = rows_f32(checkpoint, name, 0..1)?;
+async fn vector<L: Load>(checkpoint: &Checkpoint, loader: &mut L, name: &str) -> Result<L::Vector> {
+    let values = rows_f32(checkpoint, name, 0..1).await?;
     if let Some(i) = values.iter().position(|v| !v.is_finite()) {
         let problem = format!("{name}[{i}] is {}; the file is damaged, fetch it again", values[i]);
         return Err(Error::format(checkpoint.name(), problem));
@@ -84,13 +86,13 @@ fn vector<L: Load>(checkpoint: &Checkpoint, loader: &mut L, name: &str) -> Resul
 }
 
 /// Rows of a tensor as f32.
-pub(super) fn rows_f32(
+pub(super) async fn rows_f32(
     checkpoint: &Checkpoint,
     name: &str,
     rows: Range<usize>,
 ) -> Result<Vec<f32>> {
     let mut bytes = Vec::new();
-    checkpoint.read_rows(name, rows, &mut bytes)?;
+    checkpoint.read_rows(name, rows, &mut bytes).await?;
     let Some(info) = checkpoint.tensor(name) else { return Ok(Vec::new()) };
     let mut values = vec![0.0; bytes.len() / info.row_bytes() * info.columns()];
     dequantize(info.dtype, &bytes, &mut values)?;

@@ -29,7 +29,7 @@ impl Load for ReferenceLoad {
         let Some(info) = checkpoint.tensor(name) else {
             return Err(Error::invalid(format!("the checkpoint has no tensor `{name}`")));
         };
-        let values = rows_f32(checkpoint, name, 0..info.rows())?;
+        let values = rows_f32(checkpoint, name, 0..info.rows()).await?;
         Ok(Rows { values, cols: info.columns() })
     }
 

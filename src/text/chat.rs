@@ -248,6 +248,7 @@ fn template_error(name: &str, error: &minijinja::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     fn template(source: &str) -> ChatTemplate {
         ChatTemplate::new("t.jinja", source, Some("<s>"), Some("</s>")).unwrap()

@@ -121,6 +121,7 @@ fn civil(day: i64) -> (i64, i64, i64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     fn at(unix_seconds: i64) -> LocalTime {
         LocalTime { unix_seconds, utc_offset_seconds: 0 }

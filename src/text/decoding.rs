@@ -190,6 +190,7 @@ mod tests {
     use tokenizers::decoders::DecoderWrapper;
 
     use super::*;
+    use crate::testing::test;
 
     fn llama() -> Value {
         json!({"type": "Sequence", "decoders": [

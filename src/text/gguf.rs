@@ -229,6 +229,7 @@ fn split(pattern: &str) -> Result<PreTokenizerWrapper> {
 mod tests {
     use super::super::tokenizer::tests::{sentencepiece_metadata, tiny_metadata};
     use super::*;
+    use crate::testing::test;
 
     fn error_of(change: impl FnOnce(&mut GgufTokenizer)) -> String {
         let mut metadata = tiny_metadata();

@@ -123,6 +123,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::test;
 
     // The expected strings are those of CPython 3's `json.dumps`.
 

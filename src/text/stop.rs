@@ -81,6 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::test;
 
     fn run(stops: &[String], pieces: &[String]) -> (String, Option<usize>) {
         let mut stop = StopText::new(stops).unwrap();

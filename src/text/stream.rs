@@ -54,6 +54,7 @@ mod tests {
 
     use super::super::tokenizer::tests::{sentencepiece, tiny};
     use super::*;
+    use crate::testing::test;
 
     fn streamed(tokenizer: &Tokenizer, ids: &[u32], skip: bool) -> String {
         let mut stream = TextStream::new(tokenizer, skip);

@@ -166,6 +166,7 @@ pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::testing::test;
 
     impl Tokenizer {
         /// The tokenizer underneath, as the reference for decoding.

@@ -173,6 +173,7 @@ mod tests {
     use crate::data::batch::BatchSet;
     use crate::data::source::BatchSource;
     use crate::data::tokens::Example;
+    use crate::testing::test;
 
     fn checkpoint() -> Checkpoint {
         let config = TrainConfig { batch_size: 1, ..Default::default() };

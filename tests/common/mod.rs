@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use engram::data::tokens::Example;
-use engram::formats::{ByteSource, Checkpoint, SafetensorsFolder};
+use engram::formats::{ByteSource, Checkpoint, Reading, SafetensorsFolder};
 use engram::generate::Engine;
 use engram::gpu::{Context, ContextOptions, Step};
 use engram::kernels::Token;
@@ -131,15 +131,17 @@ impl ByteSource for FileSource {
         self.bytes
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> engram::Result<()> {
-        let mut file = self.file.borrow_mut();
-        file.seek(SeekFrom::Start(offset))?;
-        Ok(file.read_exact(buffer)?)
+    fn read_at<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> Reading<'a> {
+        Box::pin(async move {
+            let mut file = self.file.borrow_mut();
+            file.seek(SeekFrom::Start(offset))?;
+            Ok(file.read_exact(buffer)?)
+        })
     }
 }
 
 pub fn open_gguf(path: &Path) -> Checkpoint {
-    Checkpoint::from_gguf(Box::new(FileSource::open(path))).unwrap()
+    block_on(Checkpoint::from_gguf(Box::new(FileSource::open(path)))).unwrap()
 }
 
 /// A Hugging Face folder among the goldens; one without a tokenizer gets that of `tiny`.
@@ -148,7 +150,7 @@ pub fn open_folder(name: &str) -> Checkpoint {
     let optional = |file: &str| std::fs::read(folder.join(file)).ok();
     let weights: Box<dyn ByteSource> =
         Box::new(FileSource::open(&folder.join("model.safetensors")));
-    Checkpoint::from_safetensors(SafetensorsFolder {
+    block_on(Checkpoint::from_safetensors(SafetensorsFolder {
         name: folder.display().to_string(),
         weights: vec![("model.safetensors".to_owned(), weights)],
         index_json: None,
@@ -158,7 +160,7 @@ pub fn open_folder(name: &str) -> Checkpoint {
             .unwrap_or_else(|| read(&golden_path("tiny/tokenizer.json"))),
         tokenizer_config_json: optional("tokenizer_config.json"),
         chat_template_jinja: None,
-    })
+    }))
     .unwrap()
 }
 

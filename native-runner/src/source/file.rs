@@ -1,9 +1,10 @@
 //! A file as the library reads one.
 
 use std::fs::File;
+use std::future::ready;
 use std::path::Path;
 
-use engram::formats::ByteSource;
+use engram::formats::{ByteSource, Reading};
 use engram::{Error, Result};
 
 /// A [`ByteSource`] over an open file, read at positions: nothing is held in memory.
@@ -35,7 +36,14 @@ impl ByteSource for FileSource {
         self.len
     }
 
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
+    fn read_at<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> Reading<'a> {
+        Box::pin(ready(self.read(offset, buffer)))
+    }
+}
+
+impl FileSource {
+    /// Fills `buffer` from the bytes at `offset`.
+    pub fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<()> {
         let end = offset.checked_add(buffer.len() as u64);
         if end.is_none_or(|end| end > self.len) {
             return Err(self.truncated(offset, buffer.len(), self.len));
@@ -53,9 +61,7 @@ impl ByteSource for FileSource {
         }
         Ok(())
     }
-}
 
-impl FileSource {
     fn truncated(&self, offset: u64, wanted: usize, len: u64) -> Error {
         Error::format(
             &self.name,
@@ -90,13 +96,13 @@ mod tests {
         assert_eq!(source.len(), 10);
 
         let mut buffer = [0; 4];
-        source.read_at(6, &mut buffer).unwrap();
+        source.read(6, &mut buffer).unwrap();
         assert_eq!(&buffer, b"6789");
-        source.read_at(0, &mut buffer).unwrap();
+        source.read(0, &mut buffer).unwrap();
         assert_eq!(&buffer, b"0123");
-        source.read_at(10, &mut []).unwrap();
+        source.read(10, &mut []).unwrap();
         for offset in [7, 10, i64::MAX as u64, u64::MAX] {
-            let error = source.read_at(offset, &mut buffer).unwrap_err().to_string();
+            let error = source.read(offset, &mut buffer).unwrap_err().to_string();
             assert!(error.contains("ten: ends at byte 10"), "{error}");
         }
     }

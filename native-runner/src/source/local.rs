@@ -38,7 +38,7 @@ pub fn find(path: &Path) -> Result<ModelFiles> {
     }
     let mut magic = [0; 4];
     let source = FileSource::open(path)?;
-    if source.len() < 4 || source.read_at(0, &mut magic).is_err() || &magic != b"GGUF" {
+    if source.len() < 4 || source.read(0, &mut magic).is_err() || &magic != b"GGUF" {
         bail!("{shown}: not a GGUF file");
     }
     Ok(ModelFiles::Gguf(path.to_owned()))

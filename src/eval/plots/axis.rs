@@ -74,6 +74,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::test;
 
     fn texts(values: &[f64], whole: bool) -> Vec<String> {
         let axis = Axis::over(values.iter().copied(), whole, 0.0, 100.0);

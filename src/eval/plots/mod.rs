@@ -50,6 +50,7 @@ mod tests {
     use crate::eval::fixtures::{experiment, small};
     use crate::eval::report::CandidateReport;
     use crate::eval::report::LossPoint;
+    use crate::testing::test;
 
     fn names(report: &Report) -> Vec<String> {
         plots(report).into_iter().map(|plot| plot.name).collect()

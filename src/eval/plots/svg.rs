@@ -225,6 +225,7 @@ pub fn fit(text: &str, style: Style, width: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn long_names_keep_both_ends() {

@@ -94,7 +94,7 @@ type Settings = Box<dyn Fn(&str) -> Setting>;
 /// A config that asks for more than LoRA on linear layers, tensors that are not such updates, lack
 /// their other half, have another rank than the config says, are not F32, F16 or BF16, or hold
 /// a number that is not finite; and a damaged file.
-pub fn read(
+pub async fn read(
     name: &str,
     config_json: &[u8],
     weights: Box<dyn ByteSource>,
@@ -104,7 +104,7 @@ pub fn read(
         Layout::Mlx => mlx::settings(name, config_json)?,
         Layout::Peft => peft::settings(name, config_json)?,
     };
-    tensors::read(layout, &settings, weights.as_ref())
+    tensors::read(layout, &settings, weights.as_ref()).await
 }
 
 pub use mlx::write as write_mlx;

@@ -57,6 +57,7 @@ impl Layout {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::test;
 
     #[test]
     fn names_are_those_of_mlx_and_peft() {

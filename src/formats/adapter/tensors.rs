@@ -20,14 +20,14 @@ struct Matrix {
 }
 
 /// Reads every update, with the ranks and scales of `settings`.
-pub(super) fn read(
+pub(super) async fn read(
     layout: Layout,
     settings: &Settings,
     source: &dyn ByteSource,
 ) -> Result<AdapterTensors> {
     let wrong = |problem: String| Error::format(source.name(), problem);
     let mut halves: BTreeMap<(usize, Target), [Option<Matrix>; 2]> = BTreeMap::new();
-    for tensor in &Safetensors::parse(source)?.tensors {
+    for tensor in &Safetensors::parse(source).await?.tensors {
         let Some((layer, target, half)) = layout.parse_name(&tensor.name) else {
             let example = layout.tensor_name((0, Target::Q, Half::A));
             return Err(wrong(format!(
@@ -35,7 +35,7 @@ pub(super) fn read(
                 tensor.name
             )));
         };
-        let matrix = read_matrix(layout, source, tensor)?;
+        let matrix = read_matrix(layout, source, tensor).await?;
         let pair = halves.entry((layer, target)).or_default();
         match half {
             Half::A => pair[0] = Some(matrix),
@@ -74,7 +74,7 @@ pub(super) fn read(
     Ok(Adapter::new(updates))
 }
 
-fn read_matrix(
+async fn read_matrix(
     layout: Layout,
     source: &dyn ByteSource,
     tensor: &SafetensorsTensor,
@@ -93,7 +93,7 @@ fn read_matrix(
     };
     // The header was checked against the file, which is at least that long.
     let mut bytes = vec![0; length];
-    source.read_at(tensor.offset, &mut bytes)?;
+    source.read_at(tensor.offset, &mut bytes).await?;
     let mut values = vec![0.0; rows * cols];
     dequantize(dtype, &bytes, &mut values)?;
     if let Some(value) = values.iter().find(|value| !value.is_finite()) {

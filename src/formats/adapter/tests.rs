@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use super::*;
 use crate::formats::Bytes;
 use crate::model::{Adapter, Lora, ModelConfig, Target};
+use crate::testing::test;
 
 fn model() -> ModelConfig {
     let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 6,
@@ -28,7 +29,7 @@ fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
 
 fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
     let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
-    read(CONFIG_FILE, &files.config_json, Box::new(weights))
+    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights)))
 }
 
 fn json_of(files: &AdapterFiles) -> Value {

@@ -200,6 +200,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::testing::test;
 
     /// SmolLM2-135M-Instruct's.
     fn smollm2() -> Value {
@@ -327,7 +328,7 @@ mod tests {
             ("rope_scaling", json!({"rope_type": "linear", "factor": 0.5}), "at least 1"),
             ("hidden_size", json!(577), "does not divide hidden_size"),
             ("hidden_size", json!(0), "hidden_size is 0"),
-            ("hidden_size", json!(9_000_000_000_u64), "hidden_size"),
+            ("hidden_size", json!(4_000_000_000_u32), "hidden_size"),
             ("vocab_size", json!("many"), "expected usize"),
             ("num_attention_heads", json!(0), "num_attention_heads 0"),
             ("num_key_value_heads", json!(2), "num_key_value_heads 2 does not divide"),

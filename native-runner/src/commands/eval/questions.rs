@@ -29,7 +29,7 @@ pub fn read(data: &Path, limit: Option<usize>, trained_on: Option<&Path>) -> Res
     let trained_on: Option<PathBuf> =
         trained_on.map(Path::to_owned).or_else(|| beside.exists().then_some(beside));
     let seen_in_training = match trained_on {
-        Some(path) if path != file => seen(&examples, &path)?,
+        Some(path) if path != file => Example::seen(&examples, &records(&path)?),
         _ => None,
     };
     let sha256 = Some(checksum::of_file(&file)?);
@@ -42,19 +42,6 @@ pub fn records(file: &Path) -> Result<Vec<Record>> {
     let name = file.display().to_string();
     let bytes = std::fs::read(file).with_context(|| name.clone())?;
     Ok(jsonl::parse(&name, &bytes)?)
-}
-
-/// How many of `examples` the training set repeats: the same answer to a prompt that ends with the
-/// same words, since augmentation puts words before a prompt. None if it is of plain text.
-fn seen(examples: &[Example], trained_on: &Path) -> Result<Option<usize>> {
-    let records = records(trained_on)?;
-    let Ok(trained) = Example::from_records("", &records) else { return Ok(None) };
-    let repeats = |example: &&Example| {
-        trained
-            .iter()
-            .any(|t| t.expected == example.expected && t.prompt.ends_with(&example.prompt))
-    };
-    Ok(Some(examples.iter().filter(repeats).count()))
 }
 
 /// The file with its folder, without the path to that.
