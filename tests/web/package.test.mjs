@@ -360,7 +360,9 @@ test("the README's example runs", async () => {
     page.on("console", message => lines.push(message.text()));
     await page.addScriptTag({ type: "module", url: "/example.js" });
     const hasEnded = () => "hasEnded" in globalThis;
-    await page.waitForFunction(hasEnded, undefined, { timeout: 120_000 });
+    await page.waitForFunction(hasEnded, undefined, { timeout: 120_000 }).catch(error => {
+        throw new Error(`${error}\n${lines.join("\n")}`);
+    });
     assert(lines.some(line => line.includes("→")), lines.join("\n"));
     assert(lines.some(line => Number(line) > 0), "a loss");
     await context.close();
