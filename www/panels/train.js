@@ -33,7 +33,7 @@ const ORIGINAL = {
 function recommended(model) {
     // A tiny model learns from larger steps, and each of its steps costs little.
     return model.parameters < 5e6
-        ? { ...ORIGINAL, iters: 120, learning_rate: 1e-3, num_layers: -1, steps_per_report: 5, steps_per_eval: 20, mask_prompt: true, max_seq_length: model.contextLength }
+        ? { ...ORIGINAL, iters: 60, learning_rate: 1e-3, num_layers: -1, steps_per_report: 5, steps_per_eval: 20, val_batches: 5, mask_prompt: true, max_seq_length: model.contextLength }
         : { ...ORIGINAL, learning_rate: 1e-4, mask_prompt: true, max_seq_length: 512 };
 }
 
@@ -160,8 +160,9 @@ export function start(app) {
             stats({ Iteration: `0 of ${made.config.iters}`, "Trained weights": count(made.trainableParameters) });
             box("train-run").scrollIntoView({ block: "nearest" });
             announce("Training has begun.");
-            status.textContent = "";
+            status.textContent = "Measuring the loss before training…";
             for await (const step of made.run({ signal: mine.signal })) {
+                if (status.textContent) status.textContent = "";
                 show(step);
                 if (step.kind !== "validation") iteration = step.iteration;
                 // Each step is computed when it is asked for: not to ask is to pause.
