@@ -5,7 +5,7 @@ import { h, svg } from "./dom.js";
 
 /** @typedef {{ iteration: number, loss: number }} Point */
 
-const WIDTH = 720, HEIGHT = 280, LEFT = 48, RIGHT = 18, TOP = 14, BOTTOM = 38;
+const HEIGHT = 280, LEFT = 48, RIGHT = 18, TOP = 14, BOTTOM = 38;
 
 /**
  * Round steps that divide a range into about this many.
@@ -28,6 +28,7 @@ export class LossChart {
     /** @type {Point | undefined} */ #best;
     #iterations = 1;
     #waiting = false;
+    #drawn = 0;
 
     /**
      * @param {HTMLElement} box
@@ -36,6 +37,12 @@ export class LossChart {
     constructor(box, table) {
         this.box = box;
         this.table = table;
+        // Drawn as wide as it is shown, so that its words keep their size.
+        new ResizeObserver(() => { if (Math.abs(this.#width() - this.#drawn) > 8) this.#soon(); }).observe(box);
+    }
+
+    #width() {
+        return Math.max(280, this.box.clientWidth || 720);
     }
 
     /** @param {number} iterations */
@@ -75,6 +82,7 @@ export class LossChart {
     }
 
     #draw() {
+        const width = (this.#drawn = this.#width());
         const points = [...this.#train, ...this.#validation];
         if (!points.length) {
             this.table.replaceChildren();
@@ -82,18 +90,18 @@ export class LossChart {
         }
         const losses = points.map(p => p.loss);
         const y = ticks(Math.min(0, ...losses), Math.max(...losses), 5);
-        const x = ticks(0, this.#iterations, 6);
+        const x = ticks(0, this.#iterations, width < 480 ? 4 : 6);
         const high = Math.max(...losses, ...y.all) * 1.02 || 1;
         const low = Math.min(0, ...losses);
-        const across = (/** @type {number} */ i) => LEFT + (i / this.#iterations) * (WIDTH - LEFT - RIGHT);
+        const across = (/** @type {number} */ i) => LEFT + (i / this.#iterations) * (width - LEFT - RIGHT);
         const down = (/** @type {number} */ l) => HEIGHT - BOTTOM - ((l - low) / (high - low)) * (HEIGHT - TOP - BOTTOM);
         const path = (/** @type {Point[]} */ line) =>
             line.map((p, n) => `${n ? "L" : "M"}${across(p.iteration).toFixed(1)} ${down(p.loss).toFixed(1)}`).join("");
 
-        const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": this.#summary() });
+        const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img", "aria-label": this.#summary() });
         for (const at of y.all) {
             picture.append(
-                svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: down(at), y2: down(at) }),
+                svg("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: down(at), y2: down(at) }),
                 svg("text", { x: LEFT - 9, y: down(at) + 4, "text-anchor": "end" }, at.toFixed(y.digits)),
             );
         }
@@ -102,7 +110,7 @@ export class LossChart {
                 picture.append(svg("text", { x: across(at), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, String(at)));
         }
         picture.append(
-            svg("text", { x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, "iteration"),
+            svg("text", { x: (LEFT + width - RIGHT) / 2, y: HEIGHT - 3, "text-anchor": "middle" }, "iteration"),
             svg("text", { x: -(TOP + HEIGHT - BOTTOM) / 2, y: 12, "text-anchor": "middle", transform: "rotate(-90)" }, "loss, nats per token"),
             svg("path", { class: "line train", d: path(this.#train) }),
             svg("path", { class: "line validation", d: path(this.#validation) }),

@@ -39,6 +39,7 @@ export class App {
 
     /** @type {EngineWorker | undefined} */ engine;
     /** @type {AdapterInfo[]} */ adapters = [];
+    /** What each adapter that was trained here was trained on. @type {Map<string, readonly TrainingExample[]>} */ trainedOn = new Map();
 
     /** @type {Pattern[]} */ patterns = [];
     /** @type {Pattern[]} */ bundled = [];
@@ -64,6 +65,7 @@ export class App {
         const before = this.engine;
         this.engine = engine;
         this.adapters = [];
+        this.trainedOn.clear();
         this.changed("engine");
         this.changed("adapters");
         await before?.dispose().catch(() => {});

@@ -55,7 +55,7 @@ export function start(app) {
                 h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(active), "aria-label": `${name} in use`,
                     onclick: () => attempt(() => app.use(active ? undefined : name)) }, active ? "on" : "off"),
                 ...LAYOUTS.map(([format, label]) => h("button", { type: "button", class: "small", "aria-label": `Download ${name} for ${label}`,
-                    onclick: () => attempt(() => fetchAll(name, format)) }, `${label} .zip`)),
+                    onclick: () => attempt(() => fetchAll(name, format)) }, `↓ ${label}`)),
                 h("button", { type: "button", class: "small quiet", "aria-label": `Remove ${name}`, onclick: () => attempt(async () => {
                     await app.engine?.adapters.remove(name);
                     await app.refresh();
@@ -102,6 +102,7 @@ export function start(app) {
         status.textContent = "Loading…";
         await attempt(async () => {
             await engine.adapters.load(name, files);
+            app.trainedOn.delete(name);
             await app.use(name);
             status.textContent = `${name} is loaded and switched on.`;
             input("adapter-name").value = "";

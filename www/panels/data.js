@@ -242,7 +242,7 @@ export function start(app) {
         },
             h("div", { class: "pair" }, h("label", {}, "Input", ask), h("label", {}, "Answer", answer)),
             h("label", {}, "Category: code/…, fact/…, format/… or fix/…", category),
-            h("datalist", { id: "categories" }, ...new Set(app.patterns.map(p => p.category)).values().map(c => h("option", { value: c }))),
+            h("datalist", { id: "categories" }, ...[...new Set(app.patterns.map(p => p.category))].map(c => h("option", { value: c }))),
             wordings, problem,
             h("div", { class: "actions" },
                 h("button", { class: "primary" }, "Save"),

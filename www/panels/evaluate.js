@@ -8,7 +8,7 @@ import { clearNotice, showError } from "../notice.js";
 import { questions } from "../state.js";
 
 /** @import { App } from "../state.js" */
-/** @import { CandidateReport, EvalCandidate, Evaluation, ExampleOutput } from "../../src/web/js/engram" */
+/** @import { CandidateReport, EvalCandidate, Evaluation, ExampleOutput, Report } from "../../src/web/js/engram" */
 
 /** @typedef {"improved" | "worse" | "same"} Verdict */
 
@@ -17,7 +17,6 @@ export function start(app) {
     const error = box("eval-error"), status = box("eval-status");
     /** @type {AbortController | undefined} */ let running;
     /** @type {Evaluation | undefined} */ let result;
-    let heldOut = true;
     let drawing = 0;
 
     app.on("engine", () => {
@@ -61,7 +60,6 @@ export function start(app) {
         const mine = (running = new AbortController());
         const adapter = select("eval-adapter").value;
         const examples = asked().slice(0, input("eval-limit").valueAsNumber || undefined);
-        heldOut = (app.splitConfig.protocol ?? "held-out") === "held-out";
         clearNotice(error);
         bar("eval-bar").value = 0;
         showState();
@@ -74,6 +72,7 @@ export function start(app) {
                 protocol: select("eval-protocol").value === "original" ? "original" : "honest",
                 max_new_tokens: input("eval-tokens").valueAsNumber || 50,
                 dataset: app.brought?.name ?? (app.edited ? "patterns, edited" : "patterns"),
+                trainedOn: app.trainedOn.get(adapter),
                 signal: mine.signal,
                 onProgress: p => {
                     const at = candidates.findIndex(c => c.name === p.candidate);
@@ -108,19 +107,10 @@ export function start(app) {
         box("eval-note").textContent = [
             "The bands are 95 % intervals.",
             ...(compared ? [`McNemar's exact test on the paired answers: ${probability(compared.p_value)}, ${compared.significant ? "a significant difference" : "no significant difference"}.`] : []),
-            heldOut ? "The Data panel holds the test patterns out of training." : "The test patterns are trained on too: this tells how well they were learnt, not what else was.",
+            ...(tuned ? [seen(report.dataset)] : []),
             ...(base.cut_off ? [`${plural(base.cut_off, "answer")} of base reached the longest length and may be cut off.`] : []),
         ].join(" ");
-        box("eval-bars").replaceChildren(...base.per_category.map(before => {
-            const after = tuned?.per_category.find(c => c.category === before.category);
-            const change = after ? after.correct - before.correct : 0;
-            return h("div", { class: "bar-row" },
-                h("span", { class: "name", title: before.category }, before.category),
-                h("span", { class: "pair", "aria-hidden": "true" }, h("span", { class: "bar", "--at": before.accuracy }),
-                    ...(after ? [h("span", { class: "bar tuned", "--at": after.accuracy })] : [])),
-                h("span", { class: `counts ${change > 0 ? "up" : change < 0 ? "down" : ""}` },
-                    after ? `${before.correct} → ${after.correct} of ${before.n}` : `${before.correct} of ${before.n}`));
-        }));
+        box("eval-bars").replaceChildren(...bars(base, tuned));
         box("eval-latency").replaceChildren(costs(report.candidates));
         box("eval-result").hidden = false;
         box("eval-downloads").hidden = false;
@@ -147,12 +137,20 @@ export function start(app) {
             : h("p", { class: "empty" }, "None."));
         for (let n = 0; n < rows.length; n += 20) {
             body.append(...rows.slice(n, n + 20).map(({ before, after }) => h("tr", {},
-                h("td", {}, before.prompt), h("td", {}, before.expected), answer(before),
-                ...(after ? [answer(after), h("td", { class: { improved: "up", worse: "down", same: "muted" }[change(before, after)] }, change(before, after))] : []))));
+                h("td", { "data-label": "Question" }, before.prompt), h("td", { "data-label": "Expected" }, before.expected),
+                answer(before, after ? "Before" : "Answer"),
+                ...(after ? [answer(after, "After"), h("td", { "data-label": "Change", class: { improved: "up", worse: "down", same: "muted" }[change(before, after)] }, change(before, after))] : []))));
             await breathe();
             if (mine !== drawing) return;
         }
     }
+}
+
+/** How many of the questions the adapter was trained on. @param {Report["dataset"]} dataset */
+function seen({ seen_in_training, examples }) {
+    if (seen_in_training === null) return "It is not known which of the questions the adapter was trained on.";
+    if (seen_in_training === 0) return "The adapter was trained on none of the questions.";
+    return `The adapter was trained on ${seen_in_training} of the ${examples} questions: those tell how well they were learnt, not what else was.`;
 }
 
 /** @param {ExampleOutput} before @param {ExampleOutput | undefined} after @returns {Verdict} */
@@ -161,9 +159,41 @@ function change(before, after) {
     return after.correct ? "improved" : "worse";
 }
 
-/** @param {ExampleOutput} output */
-function answer(output) {
-    const cell = h("td", { class: output.correct ? "right" : "wrong" }, output.actual.trim());
+/** A line for each category under one for its section. @param {CandidateReport} base @param {CandidateReport | undefined} tuned */
+function bars(base, tuned) {
+    const sections = Map.groupBy(base.per_category, score => score.category.split("/")[0] ?? "");
+    const find = (/** @type {string} */ category) => tuned?.per_category.find(score => score.category === category);
+    return [
+        h("p", { class: "legend" }, h("span", {}, h("span", { class: "bar", "--at": 1 }), base.name),
+            ...(tuned ? [h("span", {}, h("span", { class: "bar tuned", "--at": 1 }), tuned.name)] : [])),
+        ...[...sections].map(([section, scores]) => h("section", { "aria-label": section },
+            barRow(section, sum(scores), tuned && sum(scores.flatMap(score => find(score.category) ?? [])), true),
+            ...(scores.length > 1 ? scores.map(score => barRow(score.category.split("/")[1] ?? score.category, score, find(score.category), false)) : []))),
+    ];
+}
+
+/** @param {{ n: number, correct: number }[]} scores */
+const sum = scores => scores.reduce((all, { n, correct }) => ({ n: all.n + n, correct: all.correct + correct }), { n: 0, correct: 0 });
+
+/**
+ * @param {string} name
+ * @param {{ n: number, correct: number }} before
+ * @param {{ n: number, correct: number } | undefined} after
+ * @param {boolean} whole
+ */
+function barRow(name, before, after, whole) {
+    const change = after ? after.correct - before.correct : 0;
+    return h("div", { class: `bar-row ${whole ? "whole" : ""}` },
+        h("span", { class: "name", title: name }, name),
+        h("span", { class: "pair", "aria-hidden": "true" }, h("span", { class: "bar", "--at": before.correct / before.n }),
+            ...(after ? [h("span", { class: "bar tuned", "--at": after.correct / after.n })] : [])),
+        h("span", { class: `counts ${change > 0 ? "up" : change < 0 ? "down" : ""}` },
+            after ? `${before.correct} → ${after.correct} of ${before.n}` : `${before.correct} of ${before.n}`));
+}
+
+/** @param {ExampleOutput} output @param {string} label */
+function answer(output, label) {
+    const cell = h("td", { "data-label": label, class: output.correct ? "right" : "wrong" }, output.actual.trim());
     cell.prepend(h("span", { class: "visually-hidden" }, output.correct ? "right: " : "wrong: "));
     return cell;
 }

@@ -111,10 +111,7 @@ export function start(app) {
             const result = await checkSupport();
             notice.textContent = result.message;
             notice.classList.toggle("bad", !result.ok);
-            if (result.ok && result.device?.isSoftware) {
-                notice.classList.add("warn");
-                notice.textContent += " The tiny model is made for this.";
-            }
+            notice.classList.toggle("warn", result.ok && result.device?.isSoftware === true);
             for (const id of ["load-tiny", "load-smol", "own-load"]) button(id).disabled = !result.ok;
         } catch (error) {
             notice.hidden = true;

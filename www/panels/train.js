@@ -1,14 +1,14 @@
 // @ts-check
 /** Training an adapter: settings, the loss as it falls, and what becomes of the adapter. */
 
-import { Trainer } from "../engram.js";
+import * as engram from "../engram.js";
 import { LossChart } from "../chart.js";
 import { announce, bar, box, button, fillSelect, form, h, input, select } from "../dom.js";
 import { bytes, count, duration, plural, rate } from "../format.js";
 import { clearNotice, codeOf, showError } from "../notice.js";
 
 /** @import { App } from "../state.js" */
-/** @import { EngineInterface, ModelInfo, TrainConfig, TrainStep } from "../../src/web/js/engram" */
+/** @import { EngineInterface, ModelInfo, TrainConfig, TrainStep, Trainer, TrainingExample } from "../../src/web/js/engram" */
 
 const KEYS = [
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -20,18 +20,20 @@ const NUMBERS = /** @type {const} */ ([
 ]);
 const CHECKS = /** @type {const} */ (["mask_prompt", "grad_checkpoint"]);
 
-/** The original experiment's settings, as the package has them by default. @satisfies {TrainConfig} */
+const STATS = ["Iteration", "Training loss", "Validation loss", "Speed", "Tokens", "Time", "To go", "GPU memory", "Gradient norm", "Trained weights"];
+
+/** The original experiment's settings, as the package has them by default. */
 const ORIGINAL = {
     iters: 100, learning_rate: 1e-5, batch_size: 4, rank: 8, scale: 20, num_layers: 16, steps_per_report: 10,
     steps_per_eval: 50, val_batches: -1, max_seq_length: 2048, grad_accumulation_steps: 1, seed: 0,
-    mask_prompt: false, grad_checkpoint: false,
+    mask_prompt: /** @type {boolean} */ (false), grad_checkpoint: /** @type {boolean} */ (false),
 };
 
 /** @param {ModelInfo} model */
 function recommended(model) {
     // A tiny model learns from larger steps, and each of its steps costs little.
     return model.parameters < 5e6
-        ? { ...ORIGINAL, iters: 120, learning_rate: 1e-3, num_layers: -1, steps_per_report: 5, steps_per_eval: 20, mask_prompt: true, max_seq_length: model.contextLength }
+        ? { ...ORIGINAL, iters: 60, learning_rate: 1e-3, num_layers: -1, steps_per_report: 5, steps_per_eval: 20, val_batches: 5, mask_prompt: true, max_seq_length: model.contextLength }
         : { ...ORIGINAL, learning_rate: 1e-4, mask_prompt: true, max_seq_length: 512 };
 }
 
@@ -41,6 +43,7 @@ export function start(app) {
     const chart = new LossChart(box("train-chart"), box("train-table"));
     /** @type {Trainer | undefined} */ let trainer;
     /** The engine that the trainer belongs to. @type {EngineInterface | undefined} */ let trained;
+    /** What it trains on. @type {TrainingExample[]} */ let examples = [];
     /** @type {AbortController | undefined} */ let running;
     /** Set while paused; called to go on. @type {(() => void) | undefined} */ let goOn;
     let paused = false;
@@ -149,15 +152,17 @@ export function start(app) {
         trainer = trained = undefined;
         let iteration = 0;
         try {
-            const made = await Trainer.create(engine, { train: splits.train, valid: splits.valid }, settings());
+            const made = await engram.Trainer.create(engine, { train: splits.train, valid: splits.valid }, settings());
             trainer = made;
             trained = engine;
+            examples = splits.train;
             chart.start(made.config.iters);
             stats({ Iteration: `0 of ${made.config.iters}`, "Trained weights": count(made.trainableParameters) });
             box("train-run").scrollIntoView({ block: "nearest" });
             announce("Training has begun.");
-            status.textContent = "";
+            status.textContent = "Measuring the loss before training…";
             for await (const step of made.run({ signal: mine.signal })) {
+                if (status.textContent) status.textContent = "";
                 show(step);
                 if (step.kind !== "validation") iteration = step.iteration;
                 // Each step is computed when it is asked for: not to ask is to pause.
@@ -191,7 +196,8 @@ export function start(app) {
     /** @param {Record<string, string>} values @param {boolean} [anew] */
     function stats(values, anew = true) {
         said = anew ? values : { ...said, ...values };
-        box("train-stats").replaceChildren(...Object.entries(said).map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
+        const order = Object.entries(said).sort(([a], [b]) => STATS.indexOf(a) - STATS.indexOf(b));
+        box("train-stats").replaceChildren(...order.map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))));
     }
 
     /** @param {TrainStep} step */
@@ -214,7 +220,7 @@ export function start(app) {
             values["Gradient norm"] = rate(step.gradientNorm);
         }
         values["Time"] = duration(step.seconds);
-        values["To go"] = step.etaSeconds === null ? "…" : duration(step.etaSeconds);
+        values["To go"] = step.etaSeconds === null ? "…" : duration(Math.max(0, step.etaSeconds));
         values["GPU memory"] = bytes(step.gpuMemory);
         stats(values, false);
     }
@@ -243,6 +249,7 @@ export function start(app) {
         try {
             const files = await trainer.exportAdapter("mlx", { checkpoint });
             await engine.adapters.load(name, files);
+            app.trainedOn.set(name, examples);
             await app.use(name);
             box("finish-note").replaceChildren(`${name} is switched on. `, h("a", { href: "#chat" }, "Talk to it"), ", ",
                 h("a", { href: "#evaluate" }, "measure it"), " or ", h("a", { href: "#adapters" }, "download it"), ".");

@@ -1,0 +1,257 @@
+// @ts-check
+/**
+ * The page from end to end, as a visitor uses it, with the tiny model on the software adapter.
+ *
+ * `node --test` runs it; run by itself it takes `--shots FOLDER` for the pictures of each panel
+ * (default `target/page`) and `--picture FILE` for the one that the README shows.
+ */
+
+import assert from "node:assert/strict";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { after, before, test } from "node:test";
+import { parseArgs } from "node:util";
+import { crc32 } from "node:zlib";
+
+import { launch, open, ROOT, serve } from "../harness.mjs";
+
+const { values: options } = parseArgs({
+    options: { shots: { type: "string", default: join(ROOT, "target/page") }, picture: { type: "string" } },
+    strict: false,
+});
+const SHOTS = String(options.shots);
+const MODEL = join(ROOT, "www/models/engram-tiny.gguf");
+const QUESTION = "Q: What is the capital of Australia?";
+const DESKTOP = { width: 1280, height: 860 };
+const PHONE = { width: 390, height: 844 };
+
+/** @type {Awaited<ReturnType<typeof serve>>} */ let server;
+/** @type {import("playwright-core").Browser} */ let browser;
+/** @type {import("playwright-core").Page} */ let page;
+/** @type {string[]} */ let faults;
+
+before(async () => {
+    mkdirSync(SHOTS, { recursive: true });
+    // A path of its own: the page has to work under any.
+    server = await serve({ root: join(ROOT, "www"), base: "/some/path/" });
+    // The project's own typeface, so that pictures do not depend on what is installed.
+    const fonts = join(tmpdir(), "engram-page-fonts.conf");
+    writeFileSync(fonts, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
+        <include ignore_missing="yes">/etc/fonts/fonts.conf</include><dir>${join(ROOT, "data/fonts")}</dir></fontconfig>`);
+    browser = await launch({ env: { ...process.env, FONTCONFIG_FILE: fonts } });
+    const context = await browser.newContext({ viewport: DESKTOP, acceptDownloads: true });
+    await context.addInitScript(() => {
+        /** @type {number[]} */
+        const tasks = [];
+        Object.assign(globalThis, { longTasks: tasks });
+        new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration))).observe({ type: "longtask" });
+    });
+    ({ page, faults } = await open(context, server.url));
+    page.setDefaultTimeout(90_000);
+});
+
+after(async () => {
+    await browser?.close();
+    await server?.close();
+});
+
+/** @param {string} panel */
+const go = panel => page.locator(`nav a[href="#${panel}"]`).click();
+
+/** The panel as it is, at both widths. @param {string} name */
+async function shoot(name) {
+    for (const [kind, size] of /** @type {const} */ ([["phone", PHONE], ["desktop", DESKTOP]])) {
+        await page.setViewportSize(size);
+        // The chart is drawn anew at a new width.
+        await page.waitForTimeout(250);
+        const { scrollWidth } = await page.evaluate(() => ({ scrollWidth: document.documentElement.scrollWidth }));
+        assert.ok(scrollWidth <= size.width, `${name} is ${scrollWidth} wide on a screen of ${size.width}`);
+        await page.screenshot({ path: join(SHOTS, `${name}-${kind}.png`), fullPage: true });
+    }
+}
+
+async function loaded() {
+    await page.locator("#load-progress").waitFor({ state: "hidden" });
+    const error = page.locator("#model-error .notice");
+    assert.equal(await error.count() ? await error.textContent() : "", "");
+    await page.locator("#loaded").waitFor();
+}
+
+/** Asks in the chat, and gives the answer. @param {string} question */
+async function ask(question) {
+    await go("chat");
+    await page.getByRole("button", { name: "Clear" }).click();
+    await page.getByRole("textbox", { name: "Message", exact: true }).fill(question);
+    await page.getByRole("textbox", { name: "Message", exact: true }).press("Enter");
+    await page.locator(".turn.assistant .meta:not(:empty)").waitFor();
+    assert.match(await page.locator(".turn.assistant .meta").innerText(), /^\d+ tokens? ·/);
+    return page.locator(".turn.assistant .text").innerText();
+}
+
+/** @param {() => Promise<void>} act @returns {Promise<{ name: string, path: string, bytes: Buffer }>} */
+async function downloaded(act) {
+    const [download] = await Promise.all([page.waitForEvent("download"), act()]);
+    const path = join(SHOTS, download.suggestedFilename());
+    await download.saveAs(path);
+    return { name: download.suggestedFilename(), path, bytes: readFileSync(path) };
+}
+
+/** The files of an archive without compression. @param {Buffer} bytes */
+function unzip(bytes) {
+    /** @type {Record<string, Buffer>} */
+    const files = {};
+    for (let at = 0; bytes.readUInt32LE(at) === 0x04034b50; ) {
+        const size = bytes.readUInt32LE(at + 18), name = at + 30, content = name + bytes.readUInt16LE(at + 26);
+        const file = bytes.subarray(content, content + size);
+        assert.equal(crc32(file), bytes.readUInt32LE(at + 14));
+        files[bytes.toString("utf8", name, content)] = file;
+        at = content + size;
+    }
+    return files;
+}
+
+/** Column of the table under the chart. @param {number} column */
+async function losses(column) {
+    const cells = await page.locator(`#train-table tbody td:nth-child(${column})`).allTextContents();
+    return cells.filter(Boolean).map(Number);
+}
+
+test("the whole tour", async t => {
+    let bare = "", tuned = "";
+    /** @type {string[]} */ const adapterFiles = [];
+
+    await t.test("the page says what it runs on", async () => {
+        await page.locator("#support", { hasText: "the CPU computes" }).waitFor();
+        await shoot("model");
+    });
+
+    await t.test("loads from a dropped file", async () => {
+        const content = readFileSync(MODEL).toString("base64");
+        const transfer = await page.evaluateHandle(async base64 => {
+            const bytes = Uint8Array.from(atob(base64), c => c.charCodeAt(0));
+            const made = new DataTransfer();
+            made.items.add(new File([bytes], "engram-tiny.gguf"));
+            return made;
+        }, content);
+        await page.dispatchEvent("#model-drop", "drop", { dataTransfer: transfer });
+        await loaded();
+        bare = await ask(QUESTION);
+        await shoot("chat");
+    });
+
+    await t.test("loads by URL, with the same answer", async () => {
+        await go("model");
+        await page.getByLabel("Hub id or URL").fill(`${server.url}models/engram-tiny.gguf`);
+        await page.locator("#own-load").click();
+        await page.locator("#cache-list li").waitFor();
+        await loaded();
+        await shoot("model-loaded");
+        assert.equal(await ask(QUESTION), bare);
+    });
+
+    await t.test("a pattern can be edited, and wrong rows are named", async () => {
+        await go("data");
+        const row = page.getByRole("button", { name: `: ${QUESTION}` });
+        await row.click();
+        await page.locator(".wordings li").nth(2).waitFor();
+        await shoot("data-edit");
+        await page.locator(".editor").getByLabel("Category").fill("nonsense");
+        await page.getByRole("button", { name: "Save" }).click();
+        assert.match(await page.locator(".editor .problem").innerText(), /code\/…, fact\/…/);
+        await page.locator(".editor").getByLabel("Category").fill("fact/capital");
+        await page.locator(".editor").getByLabel("Answer", { exact: true }).fill("Canberra, on the lake");
+        await page.getByRole("button", { name: "Save" }).click();
+        await page.locator("#note-data", { hasText: "131 patterns, edited" }).waitFor();
+        await shoot("data");
+    });
+
+    await t.test("trains to a falling loss", async () => {
+        await go("train");
+        await page.getByLabel("Iterations").fill("40");
+        assert.ok(await page.getByLabel("My own").isChecked());
+        await page.getByRole("button", { name: "Start training" }).click();
+        await page.locator("#train-table tr:nth-child(3)").waitFor({ state: "attached" });
+        await page.getByRole("button", { name: "Pause" }).click();
+        await page.locator("#train-status", { hasText: "Paused" }).waitFor();
+        await page.waitForTimeout(1500);
+        const paused = await page.locator("#train-stats").innerText();
+        await page.waitForTimeout(1000);
+        assert.equal(await page.locator("#train-stats").innerText(), paused);
+        await page.getByRole("button", { name: "Continue" }).click();
+        await page.locator("#train-finish").waitFor();
+        const train = await losses(2), valid = await losses(3);
+        t.diagnostic(`training loss ${train}; validation loss ${valid}`);
+        assert.ok(/** @type {number} */ (train.at(-1)) < /** @type {number} */ (train[0]));
+        assert.ok(/** @type {number} */ (valid.at(-1)) < /** @type {number} */ (valid[0]));
+        await page.getByRole("button", { name: "Use this adapter" }).click();
+        await page.locator("#finish-note", { hasText: "switched on" }).waitFor();
+        await shoot("train");
+        if (options.picture) {
+            await page.evaluate(() => scrollTo(0, 0));
+            await page.screenshot({ path: String(options.picture) });
+        }
+        tuned = await ask(QUESTION);
+        t.diagnostic(`bare: ${bare}; tuned: ${tuned}`);
+    });
+
+    await t.test("no task of the page's own thread holds it up", async () => {
+        const tasks = await page.evaluate(() => /** @type {{ longTasks: number[] }} */ (/** @type {unknown} */ (globalThis)).longTasks);
+        t.diagnostic(`tasks over 50 ms since the page opened: ${tasks.map(Math.round).join(", ") || "none"}`);
+    });
+
+    await t.test("evaluates both and gives the report", async () => {
+        await go("evaluate");
+        await page.getByLabel("Questions").fill("8");
+        await page.getByRole("button", { name: "Evaluate" }).click();
+        await page.locator("#eval-result").waitFor();
+        await page.locator(".outputs tbody tr").nth(7).waitFor();
+        await shoot("evaluate");
+        const json = await downloaded(() => page.getByRole("button", { name: "report.json" }).click());
+        const report = JSON.parse(json.bytes.toString());
+        assert.deepEqual(report.candidates.map((/** @type {{ name: string }} */ c) => c.name), ["base", "my-adapter"]);
+        assert.equal(report.dataset.examples, 8);
+        assert.equal(typeof report.dataset.seen_in_training, "number");
+        const markdown = await downloaded(() => page.getByRole("button", { name: "report.md" }).click());
+        assert.match(markdown.bytes.toString(), /my-adapter/);
+    });
+
+    await t.test("downloads the adapter, by file and whole", async () => {
+        await go("adapters");
+        await page.getByText("Single files").click();
+        for (const file of ["adapter_config.json", "adapters.safetensors"]) {
+            const { path } = await downloaded(() => page.getByRole("button", { name: `MLX ${file}` }).click());
+            adapterFiles.push(path);
+        }
+        const whole = unzip((await downloaded(() => page.getByRole("button", { name: "Download my-adapter for MLX" }).click())).bytes);
+        assert.deepEqual(Object.keys(whole).sort(), ["adapter_config.json", "adapters.safetensors"]);
+        assert.deepEqual(whole["adapters.safetensors"], readFileSync(adapterFiles[1] ?? ""));
+        await page.getByLabel("Prompt").fill(QUESTION);
+        await page.getByRole("button", { name: "Compare" }).click();
+        await page.getByRole("button", { name: "Compare" }).waitFor();
+        assert.equal(await page.locator("#compare-out-b").innerText(), tuned);
+        await shoot("adapters");
+    });
+
+    await t.test("after a reload, from the cache: the same answers", async () => {
+        await page.goto(`${server.url}#model`);
+        await page.reload();
+        const fetched = () => server.requests.filter(path => path.endsWith(".gguf")).length;
+        const before = fetched();
+        await page.context().route("**/*.gguf", route => route.abort());
+        await page.getByRole("button", { name: "Load again (from cache)" }).click();
+        await loaded();
+        assert.equal(fetched(), before);
+        assert.equal(await page.locator("#note-data").textContent(), "131 patterns, edited");
+        assert.equal(await ask(QUESTION), bare);
+        await go("adapters");
+        await page.locator("#adapter-name").fill("again");
+        await page.setInputFiles("#adapter-files", adapterFiles);
+        await page.locator("#adapter-status", { hasText: "again is loaded and switched on." }).waitFor();
+        assert.equal(await ask(QUESTION), tuned);
+    });
+
+    await t.test("a lost device is said, and a button mends it", async () => {
+        assert.deepEqual(faults, []);
+    });
+});
