@@ -20,8 +20,6 @@ use engram::ops::{GpuOps, Lora, Reference};
 pub use pollster::test as async_test;
 #[cfg(target_arch = "wasm32")]
 pub use wasm_bindgen_test::wasm_bindgen_test as async_test;
-#[cfg(target_arch = "wasm32")]
-pub use wasm_bindgen_test::{wasm_bindgen_test as test, wasm_bindgen_test as async_test};
 
 #[cfg(not(target_arch = "wasm32"))]
 pub mod file;

@@ -88,9 +88,8 @@ struct Mlx {
 }
 
 impl Mlx {
-    async fn new(run: &Value) -> Self {
-        let context = context().await;
-        let engine = engine(&context, &open_folder("tiny").await).await;
+    async fn new(context: &Context, run: &Value) -> Self {
+        let engine = engine(context, &open_folder("tiny").await).await;
         let config = TrainConfig {
             semantics: Semantics::Mlx,
             rank: 4,
@@ -119,7 +118,7 @@ impl Mlx {
         let model = engine.model().clone();
         // As MLX-LM starts, `lora_b` is zero.
         let initial = hash_adapter(&model.config, 1..3, 4, 2.5, 0.0);
-        Self { context, model, train, valid, initial, config }
+        Self { context: context.clone(), model, train, valid, initial, config }
     }
 
     fn trainer(&self) -> Trainer {
@@ -134,8 +133,9 @@ async fn mlx_lms_loop_is_repeated_loss_for_loss() {
     let golden = Golden::open("tiny_mlx/run.safetensors");
     let runs = report["runs"].as_object().expect("runs");
     assert_eq!(runs.len(), 3);
+    let context = context().await;
     for (name, run) in runs {
-        let mlx = Mlx::new(run).await;
+        let mlx = Mlx::new(&context, run).await;
         let mut trainer = mlx.trainer();
         let number = |table: &str, iteration: usize| {
             run[table][iteration.to_string()].as_f64().expect("an iteration of the golden run")
@@ -174,8 +174,9 @@ async fn mlx_lms_loop_is_repeated_loss_for_loss() {
 #[async_test]
 async fn a_resumed_run_gives_the_same_bits() {
     let report = golden_json("tiny_mlx/report.json");
+    let context = context().await;
     for semantics in [Semantics::Mlx, Semantics::Engram] {
-        let mut mlx = Mlx::new(&report["runs"]["accumulate"]).await;
+        let mut mlx = Mlx::new(&context, &report["runs"]["accumulate"]).await;
         mlx.config.semantics = semantics;
         let batches = mlx.config.batch_config();
         for set in [&mut mlx.train, &mut mlx.valid] {
