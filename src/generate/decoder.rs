@@ -164,6 +164,13 @@ impl Decoder {
     /// # Errors
     /// [`Error::ContextOverflow`]; `count` is at most [`Self::MOST_GREEDY`].
     pub async fn advance_greedy(&mut self, count: usize) -> Result<Vec<u32>> {
+        let mut picks = self.follow(count).await?;
+        picks.truncate(count);
+        Ok(picks)
+    }
+
+    /// [`Self::advance_greedy`], and after its picks the one that is not in the context yet.
+    pub(super) async fn follow(&mut self, count: usize) -> Result<Vec<u32>> {
         if count == 0 || count > Self::MOST_GREEDY {
             let most = Self::MOST_GREEDY;
             return Err(Error::invalid(format!("1 to {most} tokens at a time, not {count}")));
@@ -171,9 +178,8 @@ impl Decoder {
         self.reserve(self.history.len() + count)?;
         // The pick after the context is already in `next_token`.
         self.cached.decode.submit(1, count);
-        let mut picks = self.read_picks(count + 1).await?;
-        picks.truncate(count);
-        self.history.extend(&picks);
+        let picks = self.read_picks(count + 1).await?;
+        self.history.extend(&picks[..count]);
         Ok(picks)
     }
 

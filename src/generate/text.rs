@@ -8,7 +8,7 @@ use super::sampler::{Sampler, Sampling};
 use crate::text::{StopText, TextStream};
 use crate::{Error, Result};
 
-/// Greedy tokens decoded in one submit: enough to hide the read-back, few enough to stream.
+/// Most greedy tokens decoded in one submit: enough to hide the read-back, few enough to stream.
 const GREEDY_TOKENS: usize = 8;
 
 /// What to generate.
@@ -100,7 +100,11 @@ impl Engine {
         if needed > limit {
             return Err(Error::ContextOverflow { needed, limit });
         }
-        let mut picker = Picker { sampler: Sampler::new(&config.sampling)?, ahead: Vec::new() };
+        let mut picker = Picker {
+            sampler: Sampler::new(&config.sampling)?,
+            ahead: Vec::new(),
+            one_by_one: self.context().adapter().is_software,
+        };
         let mut answer = Answer {
             stream: TextStream::new(&self.tokenizer().clone(), true),
             stop: StopText::new(config.stop.iter().cloned())?,
@@ -154,6 +158,8 @@ struct Picker {
     sampler: Sampler,
     /// Greedy picks not yet handed out, last first.
     ahead: Vec<u32>,
+    /// Whether greedy tokens are decoded one a submit.
+    one_by_one: bool,
 }
 
 impl Picker {
@@ -166,13 +172,19 @@ impl Picker {
         left: usize,
     ) -> Result<u32> {
         if sampling.is_greedy() {
+            if answer.is_empty() {
+                // The prompt's own pick: nothing is decoded for it.
+                return decoder.pick().await;
+            }
             if self.ahead.is_empty() {
-                // The first token alone, so that it comes soon.
+                // As many as the answer has already, so that at most half of what is decoded is
+                // beyond its end; where a token takes far longer than its read-back, one.
+                let most = if self.one_by_one { 1 } else { answer.len().min(GREEDY_TOKENS) };
                 let room = decoder.limit() - decoder.history().len();
-                let most = if answer.is_empty() { 1 } else { GREEDY_TOKENS };
-                let count = most.min(left).min(room).max(1);
-                self.ahead = decoder.advance_greedy(count).await?;
+                self.ahead = decoder.follow(most.min(left).min(room)).await?;
+                // The first of them is the answer's last.
                 self.ahead.reverse();
+                self.ahead.pop();
             }
             return self.ahead.pop().ok_or_else(|| Error::Gpu("no token was picked".into()));
         }

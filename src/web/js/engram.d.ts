@@ -289,7 +289,7 @@ export interface EngineInterface {
     detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
     /** How many tokens a text, or a chat in the model's template, has. */
     countTokens(input: string | readonly Message[]): Promise<number>;
-    /** Bytes in use. */
+    /** Bytes in use; may be asked amid other calls. */
     memory(): Promise<MemoryInfo>;
     /**
      * Opens a new device and loads the model and its adapters onto it again: the remedy for
@@ -420,6 +420,12 @@ export interface TrainConfig {
     keys?: readonly string[];
     /** Default 1e-5. */
     learning_rate?: number;
+    /** Default `adam`. */
+    optimizer?: "adam" | "adamw";
+    /** AdamW's; default 0.01. */
+    weight_decay?: number;
+    /** Whether Adam corrects the bias of its first steps; by default as `semantics` has it. */
+    bias_correction?: boolean | null;
     /** Examples a batch; default 4. */
     batch_size?: number;
     /** Default 100. */
@@ -540,6 +546,8 @@ export interface EvalOptions {
     loss?: boolean;
     /** What the report calls the examples; default `examples`. */
     dataset?: string;
+    /** What the adapters were trained on: the report then counts the examples that were part of it. */
+    trainedOn?: readonly TrainingExample[];
     onProgress?: (progress: EvalProgress) => void;
     signal?: AbortSignal;
 }
@@ -622,10 +630,13 @@ export interface Evaluation {
     markdown: string;
 }
 
-/** Asks every candidate the same questions and compares the answers. */
+/**
+ * Asks every candidate the same questions and compares the answers. Training examples are questions
+ * too: the prompt, and the completion or the last turn as the expected answer.
+ */
 export function evaluate(
     candidates: readonly EvalCandidate[],
-    examples: readonly EvalExample[],
+    examples: readonly (EvalExample | TrainingExample)[],
     options?: EvalOptions,
 ): Promise<Evaluation>;
 
@@ -677,6 +688,8 @@ export type ErrorCode =
     | "no-webgpu"
     /** It has, and gives no adapter. */
     | "no-adapter"
+    /** The adapter's limits are too small for the model. */
+    | "limits"
     /** The GPU went away; {@link EngineInterface.reload} helps. */
     | "device-lost"
     /** The GPU has not enough memory. */

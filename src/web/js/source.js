@@ -1,0 +1,95 @@
+// @ts-check
+/** Whatever a model can come from, as files. */
+
+/** @import { LoadOptions, Source } from "./engram" */
+/** @import { ModelFile } from "./hub.js" */
+
+import { fetchFile } from "./cache.js";
+import { EngramError } from "./errors.js";
+import { fetchModel, parseHub } from "./hub.js";
+
+/**
+ * @typedef {object} Watch
+ * @property {AbortSignal} [signal]
+ * @property {(loaded: number, total: number) => void} onProgress Bytes of the download.
+ */
+
+/**
+ * The files of a model, downloaded where they have to be, and what reports call it.
+ *
+ * @param {Source} source
+ * @param {LoadOptions} options
+ * @param {Watch} watch
+ * @returns {Promise<{ files: ModelFile[], name: string }>}
+ */
+export async function resolve(source, options, watch) {
+    if (typeof source === "string" && !isUrl(source)) {
+        const spec = parseHub(source);
+        return { files: await fetchModel(spec, options, watch), name: source };
+    }
+    if (typeof source === "string" || source instanceof URL) {
+        const url = new URL(source, baseUrl());
+        const name = decodeURIComponent(url.pathname.split("/").pop() || url.hostname);
+        return { files: [{ name, blob: await fetchUrl(url, options, watch) }], name };
+    }
+    if (Array.isArray(source)) return fromFiles(source);
+    const blob = await toBlob(/** @type {Exclude<Source, string | URL | readonly File[]>} */ (source));
+    const name = blob instanceof File ? blob.name : "model.gguf";
+    return { files: [{ name, blob }], name };
+}
+
+/**
+ * The source as another thread understands it: URLs whole, and bytes as handles that cost nothing
+ * to send.
+ *
+ * @param {Source} source
+ * @returns {Promise<string | Blob | readonly File[]>}
+ */
+export async function portable(source) {
+    if (source instanceof URL) return source.href;
+    if (typeof source === "string") {
+        return isUrl(source) ? new URL(source, baseUrl()).href : source;
+    }
+    if (Array.isArray(source)) return source;
+    return toBlob(/** @type {Exclude<Source, string | URL | readonly File[]>} */ (source));
+}
+
+/** @param {string} source */
+function isUrl(source) {
+    return /^(\.{0,2}\/|(https?|blob|data|file):)/.test(source);
+}
+
+function baseUrl() {
+    return globalThis.document?.baseURI ?? globalThis.location?.href;
+}
+
+/** @param {URL} url @param {LoadOptions} options @param {Watch} watch */
+function fetchUrl(url, { cache: mode = "use", sha256 }, watch) {
+    // A fragment is not part of what the server is asked for.
+    url.hash = "";
+    // What is in the page's memory need not be kept twice.
+    const isRemote = /^https?:$/.test(url.protocol);
+    return fetchFile(url.href, { mode: isRemote ? mode : "none", sha256, isGguf: true, ...watch });
+}
+
+/** @param {readonly File[]} files */
+function fromFiles(files) {
+    const [first] = files;
+    if (!first) throw new EngramError("invalid", "no file was given");
+    const folder = first.webkitRelativePath?.split("/")[0];
+    const name = files.length === 1 ? first.name : folder || "model";
+    return { files: files.map(file => ({ name: file.name, blob: file })), name };
+}
+
+/** @param {Blob | ReadableStream<Uint8Array> | Uint8Array | ArrayBuffer} source */
+async function toBlob(source) {
+    if (source instanceof Blob) return source;
+    if (source instanceof ReadableStream) return new Response(source).blob();
+    if (source instanceof ArrayBuffer || ArrayBuffer.isView(source)) {
+        return new Blob([/** @type {BlobPart} */ (source)]);
+    }
+    throw new EngramError(
+        "invalid",
+        "a model comes from a URL, a hub id, a file, the files of a folder, a stream or bytes",
+    );
+}

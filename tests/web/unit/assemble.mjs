@@ -1,0 +1,55 @@
+// @ts-check
+/** The package as a folder, with a module that is written in JavaScript. */
+
+import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { after } from "node:test";
+import { Worker } from "node:worker_threads";
+
+/** @typedef {typeof import("../../../src/web/js/index.js")} Package */
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const folder = await mkdtemp(join(tmpdir(), "engram-js-"));
+/** @type {Worker[]} */
+const workers = [];
+after(async () => {
+    for (const worker of workers) await worker.terminate();
+    await rm(folder, { recursive: true, force: true });
+});
+await cp(join(here, "../../../src/web/js"), folder, { recursive: true });
+await cp(join(here, "fake_wasm.mjs"), join(folder, "engram_wasm.js"));
+await writeFile(join(folder, "package.json"), '{ "type": "module" }');
+// What a browser's worker has and Node's has not.
+await writeFile(
+    join(folder, "start.js"),
+    `import { parentPort } from "node:worker_threads";
+    globalThis.addEventListener = (kind, listener) => {
+        if (kind === "message") parentPort.on("message", data => listener({ data }));
+    };
+    globalThis.postMessage = (message, { transfer }) => parentPort.postMessage(message, transfer);
+    await import("./worker.js");`,
+);
+
+/** One of the package's modules. @param {string} name @returns {Promise<never>} */
+export function load(name) {
+    return import(pathToFileURL(join(folder, name)).href);
+}
+
+/** A worker as a browser's. */
+export function startWorker() {
+    const worker = new Worker(join(folder, "start.js"));
+    workers.push(worker);
+    return {
+        worker,
+        /** @param {unknown} message */
+        postMessage: message => worker.postMessage(message),
+        terminate: () => void worker.terminate(),
+        /** @param {string} kind @param {(event: object) => void} listener */
+        addEventListener(kind, listener) {
+            if (kind === "message") worker.on("message", data => listener({ data }));
+            if (kind === "error") worker.on("error", ({ message }) => listener({ message }));
+        },
+    };
+}
