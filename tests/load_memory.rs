@@ -1,6 +1,7 @@
 //! Loading a model streams it: at no time is the whole file in host memory. A test file of its own,
 //! because the peak is that of the process; on Linux alone, which says it without a call to C.
-#![cfg(target_os = "linux")]
+
+#![cfg(target_os = "linux")] // Native only: the model is a file of the machine.
 
 mod common;
 
