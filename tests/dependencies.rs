@@ -1,4 +1,5 @@
 //! What the crates that we build on may be: their licences and where they come from.
+#![cfg(not(target_arch = "wasm32"))] // Native only: it runs cargo.
 
 use std::process::Command;
 

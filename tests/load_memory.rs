@@ -1,12 +1,12 @@
 //! Loading a model streams it: at no time is the whole file in host memory. A test file of its own,
 //! because the peak is that of the process; on Linux alone, which says it without a call to C.
-#![cfg(target_os = "linux")]
+
+#![cfg(target_os = "linux")] // Native only: the model is a file of the machine.
 
 mod common;
 
 use common::*;
 use engram::model::GpuLlama;
-use pollster::block_on;
 
 /// A line of `/proc/self/status` in bytes.
 fn status(key: &str) -> u64 {
@@ -16,14 +16,13 @@ fn status(key: &str) -> u64 {
     kib.expect(key) * 1024
 }
 
-#[test]
-fn a_model_is_streamed_to_the_device() {
-    let path = real_model_path();
-    let context = context();
+#[async_test]
+async fn a_model_is_streamed_to_the_device() {
+    let path = file::real_model_path();
+    let context = context().await;
     let before = status("VmRSS");
-    let checkpoint = open_gguf(&path);
-    let model =
-        block_on(GpuLlama::to_gpu(&context, &checkpoint, None, &mut |_, _| Ok(()))).unwrap();
+    let checkpoint = file::open_real().await;
+    let model = GpuLlama::to_gpu(&context, &checkpoint, None, &mut |_, _| Ok(())).await.unwrap();
     let growth = status("VmHWM").saturating_sub(before);
     // A software adapter keeps its buffers in this process too.
     let software = context.adapter().is_software;

@@ -1,4 +1,5 @@
 //! Invariants of the source that the compiler doesn't check.
+#![cfg(not(target_arch = "wasm32"))] // Native only: it reads the source, and a page has no files.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,14 @@ impl Source {
 
 /// Every file below `src` with the extension, those aside that only tests compile.
 fn sources(extension: &str) -> Vec<Source> {
+    let mut found = all_sources(extension);
+    let tests: Vec<String> = found.iter().flat_map(test_files).collect();
+    found.retain(|source| !tests.contains(&source.path));
+    found
+}
+
+/// Every file below `src` with the extension.
+fn all_sources(extension: &str) -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut found = Vec::new();
     let mut folders: Vec<PathBuf> = vec![root.clone()];
@@ -70,8 +79,6 @@ fn sources(extension: &str) -> Vec<Source> {
             }
         }
     }
-    let tests: Vec<String> = found.iter().flat_map(test_files).collect();
-    found.retain(|source| !tests.contains(&source.path));
     found.sort_by(|a, b| a.path.cmp(&b.path));
     found
 }
@@ -184,6 +191,23 @@ fn too_long(sources: &[Source]) -> Vec<String> {
     long.map(|source| format!("{}: over {MAX_LINES} lines", source.path)).collect()
 }
 
+/// Tests under the standard attribute: a page would leave them out without a word.
+fn native_only(sources: &[Source]) -> Vec<String> {
+    let mut problems = Vec::new();
+    for source in sources {
+        let imports_ours = source.text.lines().any(|line| {
+            let imported = line.trim().strip_prefix("use crate::testing::");
+            imported.is_some_and(|names| {
+                names.split([' ', ',', ';', '{', '}']).any(|name| name == "test")
+            })
+        });
+        if !imports_ours && source.text.lines().any(|line| line.trim() == "#[test]") {
+            problems.push(format!("{}: #[test] without crate::testing::test", source.path));
+        }
+    }
+    problems
+}
+
 fn wgpu_versions(lock: &str) -> usize {
     lock.lines().filter(|line| *line == "name = \"wgpu\"").count()
 }
@@ -225,6 +249,11 @@ fn no_file_is_too_long_to_read() {
     let mut sources = sources("rs");
     sources.extend(self::sources("wgsl"));
     assert_none(&too_long(&sources));
+}
+
+#[test]
+fn every_test_runs_in_a_page_too() {
+    assert_none(&native_only(&all_sources("rs")));
 }
 
 #[test]
@@ -301,6 +330,19 @@ mod samples {
         assert_eq!(unreferenced(&shader, &sample("kernels/x.rs", "")).len(), 1);
         assert_eq!(unreferenced(&shader, &sample("gpu/x.rs", named)).len(), 1);
         assert_none(&unreferenced(&shader, &sample("kernels/x.rs", named)));
+    }
+
+    #[test]
+    fn tests_that_a_page_would_leave_out_are_found() {
+        let test = "#[test]\nfn works() {}";
+        assert_eq!(native_only(&sample("a.rs", test)).len(), 1);
+        assert_eq!(
+            native_only(&sample("a.rs", &format!("use crate::testing::async_test;\n{test}"))).len(),
+            1
+        );
+        for import in ["use crate::testing::test;", "use crate::testing::{async_test, test};"] {
+            assert_none(&native_only(&sample("a.rs", &format!("{import}\n{test}"))));
+        }
     }
 
     #[test]

@@ -113,18 +113,20 @@ pub struct Consistency {
 pub struct Loss {
     /// Tokens that counted.
     pub tokens: u64,
-    /// Negative log-likelihood per token, nats.
+    /// Negative log-likelihood per token, nats, rounded to 4 decimals.
     pub mean: f64,
-    /// `exp(mean)`, rounded to 6 decimals; none if that is beyond a double's range.
+    /// `exp(mean)`, rounded to 4 decimals; none if that is beyond a double's range.
     pub perplexity: Option<f64>,
 }
 
 impl Loss {
     /// The mean of a sum; none if no token counted.
     pub fn of(sum: LossSum) -> Option<Self> {
-        let mean = sum.sum_nll / sum.tokens as f64;
-        // exp is not exact to the last bit on every target; the rounding hides that.
-        let perplexity = (mean.exp() * 1e6).round() / 1e6;
+        let rounded = |value: f64, to: f64| (value * to).round() / to;
+        // GPUs add in different orders: what is beyond is the device's, not the model's.
+        let mean = rounded(sum.sum_nll / sum.tokens as f64, 1e4);
+        // exp is not exact to the last bit on every target.
+        let perplexity = rounded(mean.exp(), 1e4);
         (sum.tokens > 0).then_some(Loss {
             tokens: sum.tokens,
             mean,

@@ -69,6 +69,8 @@ impl GpuLlama {
         };
         let llama = Llama::load(checkpoint, &mut loader).await?;
         context.drain().await?;
+        // Vectors, and tensors that nobody asked for, were not counted on the way.
+        on_progress(total, total)?;
         Ok(llama)
     }
 }

@@ -281,6 +281,12 @@ impl WasmEngine {
         Ok(adapter_files(tensors, config, &self.name, format, Map::new())?)
     }
 
+    /// Throws what the device has reported. A read of a lost device may fail before its loss is
+    /// told, so that the caller asks again.
+    pub fn check(&self) -> Result<(), JsValue> {
+        Ok(self.engine().context().check()?)
+    }
+
     /// Loses the device, as a driver's reset would; also frees its memory.
     #[wasm_bindgen(js_name = loseDevice)]
     pub fn lose_device(&self) {

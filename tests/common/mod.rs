@@ -1,16 +1,12 @@
 //! What the integration tests share: golden files, models, a device, and distances.
 #![allow(dead_code, reason = "every test file is a crate of its own and uses a part of this")]
 
-use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use engram::data::tokens::Example;
-use engram::formats::{ByteSource, Checkpoint, Reading, SafetensorsFolder};
+use engram::formats::{Bytes, Checkpoint, SafetensorsFolder};
 use engram::generate::Engine;
 use engram::gpu::{Context, ContextOptions, Step};
 use engram::kernels::Token;
@@ -18,30 +14,73 @@ use engram::model::{
     Adapter, AdapterTensors, GpuLlama, ModelConfig, Quantize, ReferenceLlama, Target, rope_table,
 };
 use engram::ops::{GpuOps, Lora, Reference};
-use pollster::block_on;
+
+/// The attribute of these tests, as `src/testing.rs` of the library explains.
+#[cfg(not(target_arch = "wasm32"))]
+pub use pollster::test as async_test;
+#[cfg(target_arch = "wasm32")]
+pub use wasm_bindgen_test::wasm_bindgen_test as async_test;
+
+#[cfg(not(target_arch = "wasm32"))]
+pub mod file;
+
+wasm_bindgen_test::wasm_bindgen_test_configure!(run_in_browser);
+
+macro_rules! goldens {
+    ($($name:literal,)*) => {
+        &[$(($name, include_bytes!(concat!("../../data/goldens/", $name)).as_slice()),)*]
+    };
+}
+
+/// The golden files, in the program itself, because a page has no files.
+const GOLDENS: &[(&str, &[u8])] = goldens![
+    "real_greedy.json",
+    "real_logits.safetensors",
+    "real_lora_grads.safetensors",
+    "tiny/config.json",
+    "tiny/generation_config.json",
+    "tiny/model.safetensors",
+    "tiny/tokenizer.json",
+    "tiny/tokenizer_config.json",
+    "tiny_adapter_logits.safetensors",
+    "tiny_adapter_mlx/adapter_config.json",
+    "tiny_adapter_mlx/adapters.safetensors",
+    "tiny_adapter_peft/adapter_config.json",
+    "tiny_adapter_peft/adapter_model.safetensors",
+    "tiny_forward.safetensors",
+    "tiny_gguf_forward.safetensors",
+    "tiny_lora_grads_all_r3.safetensors",
+    "tiny_lora_grads_last2_r4.safetensors",
+    "tiny_lora_optim.json",
+    "tiny_lora_optim.safetensors",
+    "tiny_mlx/report.json",
+    "tiny_mlx/run.safetensors",
+    "tiny_mlx/train.jsonl",
+    "tiny_mlx/valid.jsonl",
+    "tiny_odd/config.json",
+    "tiny_odd/model.safetensors",
+    "tiny_odd_forward.safetensors",
+    "tiny_odd_lora_grads_last1_r5.safetensors",
+    "tiny_q4_0.gguf",
+    "tiny_q4_1.gguf",
+    "tiny_q8_0.gguf",
+    "tiny_tokenizer.json",
+    "tokenizer_ids.json",
+];
 
 /// A file below `data/goldens`.
-pub fn golden_path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/goldens").join(name)
+#[track_caller]
+pub fn golden_bytes(name: &str) -> &'static [u8] {
+    optional_golden(name).unwrap_or_else(|| panic!("{name} is not in the list of golden files"))
 }
 
-/// The model that the tests of a real model ask for.
-pub fn real_model_path() -> PathBuf {
-    let Some(path) = std::env::var_os("ENGRAM_MODEL") else {
-        panic!("set ENGRAM_MODEL to SmolLM2-135M-Instruct.Q4_1.gguf; scripts/test does");
-    };
-    path.into()
-}
-
-/// The whole of a file.
-pub fn read(path: &Path) -> Vec<u8> {
-    std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+fn optional_golden(name: &str) -> Option<&'static [u8]> {
+    GOLDENS.iter().find(|(found, _)| *found == name).map(|(_, bytes)| *bytes)
 }
 
 /// A golden file of JSON.
 pub fn golden_json(name: &str) -> serde_json::Value {
-    let path = golden_path(name);
-    serde_json::from_slice(&read(&path)).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+    serde_json::from_slice(golden_bytes(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
 }
 
 /// The numbers of a JSON list.
@@ -51,7 +90,7 @@ pub fn ids(value: &serde_json::Value) -> Vec<u32> {
 
 /// A golden file of tensors.
 pub struct Golden {
-    path: PathBuf,
+    name: String,
     tensors: HashMap<String, (safetensors::Dtype, Vec<u8>)>,
     /// The strings of its header.
     pub metadata: HashMap<String, String>,
@@ -59,18 +98,17 @@ pub struct Golden {
 
 impl Golden {
     pub fn open(name: &str) -> Self {
-        let path = golden_path(name);
-        let bytes = read(&path);
-        let file = safetensors::SafeTensors::deserialize(&bytes);
-        let file = file.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let header = safetensors::SafeTensors::read_metadata(&bytes);
-        let (_, header) = header.unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = golden_bytes(name);
+        let file = safetensors::SafeTensors::deserialize(bytes);
+        let file = file.unwrap_or_else(|e| panic!("{name}: {e}"));
+        let header = safetensors::SafeTensors::read_metadata(bytes);
+        let (_, header) = header.unwrap_or_else(|e| panic!("{name}: {e}"));
         let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
         let tensors = file
             .iter()
             .map(|(name, view)| (name.to_owned(), (view.dtype(), view.data().to_vec())))
             .collect();
-        Self { path, tensors, metadata }
+        Self { name: name.to_owned(), tensors, metadata }
     }
 
     /// The names of its tensors that start with `prefix`.
@@ -84,7 +122,7 @@ impl Golden {
     fn bytes(&self, name: &str, dtype: safetensors::Dtype) -> &[u8] {
         match self.tensors.get(name) {
             Some((found, bytes)) if *found == dtype => bytes,
-            _ => panic!("{}: no tensor `{name}` of {dtype:?}", self.path.display()),
+            _ => panic!("{}: no tensor `{name}` of {dtype:?}", self.name),
         }
     }
 
@@ -106,87 +144,54 @@ impl Golden {
     }
 }
 
-/// A file that is read where it is asked for, as the native runner does.
-pub struct FileSource {
-    name: String,
-    bytes: u64,
-    file: RefCell<File>,
-}
-
-impl FileSource {
-    pub fn open(path: &Path) -> Self {
-        let name = path.display().to_string();
-        let file = File::open(path).unwrap_or_else(|e| panic!("{name}: {e}"));
-        let bytes = file.metadata().unwrap_or_else(|e| panic!("{name}: {e}")).len();
-        Self { name, bytes, file: RefCell::new(file) }
-    }
-}
-
-impl ByteSource for FileSource {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn len(&self) -> u64 {
-        self.bytes
-    }
-
-    fn read_at<'a>(&'a self, offset: u64, buffer: &'a mut [u8]) -> Reading<'a> {
-        Box::pin(async move {
-            let mut file = self.file.borrow_mut();
-            file.seek(SeekFrom::Start(offset))?;
-            Ok(file.read_exact(buffer)?)
-        })
-    }
-}
-
-pub fn open_gguf(path: &Path) -> Checkpoint {
-    block_on(Checkpoint::from_gguf(Box::new(FileSource::open(path)))).unwrap()
+/// A GGUF file among the goldens.
+pub async fn open_gguf(name: &str) -> Checkpoint {
+    let source = Bytes::new(name, golden_bytes(name));
+    Checkpoint::from_gguf(Box::new(source)).await.unwrap()
 }
 
 /// A Hugging Face folder among the goldens; one without a tokenizer gets that of `tiny`.
-pub fn open_folder(name: &str) -> Checkpoint {
-    let folder = golden_path(name);
-    let optional = |file: &str| std::fs::read(folder.join(file)).ok();
-    let weights: Box<dyn ByteSource> =
-        Box::new(FileSource::open(&folder.join("model.safetensors")));
-    block_on(Checkpoint::from_safetensors(SafetensorsFolder {
-        name: folder.display().to_string(),
-        weights: vec![("model.safetensors".to_owned(), weights)],
+pub async fn open_folder(name: &str) -> Checkpoint {
+    let optional = |file: &str| optional_golden(&format!("{name}/{file}")).map(<[u8]>::to_vec);
+    let weights = Bytes::new(name, golden_bytes(&format!("{name}/model.safetensors")));
+    Checkpoint::from_safetensors(SafetensorsFolder {
+        name: name.to_owned(),
+        weights: vec![("model.safetensors".to_owned(), Box::new(weights))],
         index_json: None,
-        config_json: read(&folder.join("config.json")),
+        config_json: golden_bytes(&format!("{name}/config.json")).to_vec(),
         generation_config_json: optional("generation_config.json"),
         tokenizer_json: optional("tokenizer.json")
-            .unwrap_or_else(|| read(&golden_path("tiny/tokenizer.json"))),
+            .unwrap_or_else(|| golden_bytes("tiny/tokenizer.json").to_vec()),
         tokenizer_config_json: optional("tokenizer_config.json"),
         chat_template_jinja: None,
-    }))
+    })
+    .await
     .unwrap()
 }
 
 /// The best adapter; a machine without one fails the test.
-pub fn context() -> Context {
-    block_on(Context::new(&ContextOptions::default())).unwrap()
+pub async fn context() -> Context {
+    Context::new(&ContextOptions::default()).await.unwrap()
 }
 
 /// A device with at most these limits.
-pub fn small_context(limits: wgpu::Limits) -> Context {
+pub async fn small_context(limits: wgpu::Limits) -> Context {
     let options = ContextOptions { limits: Some(limits), ..Default::default() };
-    block_on(Context::new(&options)).unwrap()
+    Context::new(&options).await.unwrap()
 }
 
 /// The weights on the GPU.
-pub fn load(
+pub async fn load(
     context: &Context,
     checkpoint: &Checkpoint,
     quantize: Option<Quantize>,
 ) -> Rc<GpuLlama> {
-    Rc::new(block_on(GpuLlama::to_gpu(context, checkpoint, quantize, &mut |_, _| Ok(()))).unwrap())
+    Rc::new(GpuLlama::to_gpu(context, checkpoint, quantize, &mut |_, _| Ok(())).await.unwrap())
 }
 
 /// The weights, tokenizer and template.
-pub fn engine(context: &Context, checkpoint: &Checkpoint) -> Engine {
-    block_on(Engine::load(context, checkpoint, None, &mut |_, _| Ok(()))).unwrap()
+pub async fn engine(context: &Context, checkpoint: &Checkpoint) -> Engine {
+    Engine::load(context, checkpoint, None, &mut |_, _| Ok(())).await.unwrap()
 }
 
 /// The tokens of one sequence, packed without a cache.
@@ -196,7 +201,7 @@ pub fn one_sequence(ids: &[u32]) -> Vec<Token> {
 }
 
 /// The logits (T, vocab) after every token, in one replay without a cache.
-pub fn gpu_logits(context: &Context, model: &GpuLlama, ids: &[u32]) -> Vec<f32> {
+pub async fn gpu_logits(context: &Context, model: &Rc<GpuLlama>, ids: &[u32]) -> Vec<f32> {
     let step = context.uniform("step", size_of::<Step>() as u64).unwrap();
     let count = Step { tokens: ids.len() as u32, ..Default::default() };
     context.write(&step, 0, bytemuck::bytes_of(&count));
@@ -208,12 +213,12 @@ pub fn gpu_logits(context: &Context, model: &GpuLlama, ids: &[u32]) -> Vec<f32> 
     let logits = model.logits(&mut ops, &hidden).unwrap();
     ops.finish().submit(count.tokens, 1);
     let values = ids.len() * model.config.vocab_size;
-    block_on(context.read(logits.buffer(), 0, values)).unwrap()
+    context.read(logits.buffer(), 0, values).await.unwrap()
 }
 
 /// The weights for the CPU reference.
-pub fn reference(checkpoint: &Checkpoint) -> ReferenceLlama {
-    block_on(ReferenceLlama::to_reference(checkpoint)).unwrap()
+pub async fn reference(checkpoint: &Checkpoint) -> ReferenceLlama {
+    ReferenceLlama::to_reference(checkpoint).await.unwrap()
 }
 
 /// The logits (T, vocab) after every token, by the CPU reference.

@@ -54,14 +54,11 @@ export function launch({ args = [], ...options } = {}) {
  */
 export async function open(context, url) {
     const page = await context.newPage();
-    /** @type {string[]} */
-    const faults = [];
-    page.on("pageerror", error => faults.push(String(error)));
-    page.on("console", message => {
-        if (message.type() === "error") faults.push(message.text());
+    page.on("pageerror", error => {
+        throw error;
     });
     await page.goto(url);
-    return { page, faults };
+    return page;
 }
 
 export { serve };

@@ -86,7 +86,10 @@ export async function serve(options) {
         try {
             if (fault.status) return void refuse(response, fault.status);
             if (request.method !== "GET" && request.method !== "HEAD") return void refuse(response, 405);
-            if (text !== undefined) return void response.end(text);
+            if (text !== undefined) {
+                response.setHeader("content-type", TYPES[extname(url.pathname)] ?? "text/html");
+                return void response.end(text);
+            }
             const path = options.files?.[url.pathname] ?? inRoot(options.root, base, url.pathname);
             const file = path === undefined ? undefined : await find(path);
             if (!file) return void refuse(response, 404);

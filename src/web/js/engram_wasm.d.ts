@@ -50,6 +50,8 @@ export class WasmEngine {
         onProgress: (progress: EvalProgress) => void,
         signal?: AbortSignal,
     ): Promise<Evaluation>;
+    /** Throws what the device has reported since it was opened. */
+    check(): void;
     loseDevice(): void;
     free(): void;
 }

@@ -233,8 +233,20 @@ export class Local {
             if (!IMMEDIATE.has(name)) return await this.#queue.run(now, signal);
             this.#queue.check();
             return await now();
+        } catch (thrown) {
+            const error = toError(thrown, signal?.aborted ? "aborted" : "internal");
+            if (error.code === "gpu") await this.#findLoss();
+            throw error;
+        }
+    }
+
+    /** Throws `device-lost` if that is why the GPU failed: browsers tell it a little later. */
+    async #findLoss() {
+        await new Promise(resolve => setTimeout(resolve, 100));
+        try {
+            this.#state.engine.check();
         } catch (error) {
-            throw toError(error, signal?.aborted ? "aborted" : "internal");
+            throw toError(error);
         }
     }
 

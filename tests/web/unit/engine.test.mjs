@@ -118,6 +118,9 @@ both("an error rejects the call that it belongs to", async open => {
         for await (const _ of await create("!"));
     };
     await assert.rejects(read(), withCode("device-lost"));
+    // A read may fail before the browser tells of the loss that was the reason.
+    await assert.rejects(engine.generate("#"), withCode("gpu"));
+    await assert.rejects(engine.generate("?"), withCode("device-lost"));
     await assert.rejects(engine.chat.completions.create({ messages: [] }), withCode("invalid"));
     await assert.rejects(engine.generate(/** @type {never} */ (7)), withCode("invalid"));
     assert.equal((await engine.generate("still there")).text, ":still there:{}");

@@ -79,6 +79,8 @@ export class WasmEngine {
                 await sleep(1);
                 if (signal.aborted) throw error("aborted", "aborted");
                 if (letter === "!") throw error("device-lost", "the GPU went away");
+                if (letter === "?") this.loseDevice();
+                if ("?#".includes(letter)) throw error("gpu", "reading back failed");
                 onText(letter);
             }
             const finish_reason = text === all ? "stop" : "length";
@@ -110,6 +112,9 @@ export class WasmEngine {
     async evaluate(candidates, examples, trainedOn, options, onProgress) {
         onProgress({ candidate: candidates[0].name, phase: "complete", done: 1, total: 1 });
         return { report: { candidates, examples, trainedOn, options }, json: "{}", markdown: "" };
+    }
+    check() {
+        if (this.device.name === "lost") throw error("device-lost", "the GPU went away");
     }
     loseDevice() {
         this.device = { ...this.device, name: "lost" };

@@ -1,23 +1,20 @@
 //! Training runs on the tiny model: PyTorch's Adam and MLX-LM's whole loop, step for step.
 
-mod common;
-
 use std::rc::Rc;
 
-use common::*;
+use crate::common::*;
 use engram::data::batch::{BatchSet, Semantics};
 use engram::data::{jsonl, tokens};
 use engram::gpu::Context;
 use engram::model::{AdapterTensors, GpuLlama};
 use engram::train::{Checkpoint, Event, Optimizer, TrainConfig, Trainer};
-use pollster::block_on;
 use serde_json::Value;
 
 /// Every event until the run ends or the last of `count` iterations is done.
-fn events(trainer: &mut Trainer, count: usize) -> Vec<Event> {
+async fn events(trainer: &mut Trainer, count: usize) -> Vec<Event> {
     let mut events = Vec::new();
     while trainer.iteration() < count
-        && let Some(event) = block_on(trainer.advance()).unwrap()
+        && let Some(event) = trainer.advance().await.unwrap()
     {
         events.push(event);
     }
@@ -28,10 +25,10 @@ fn f64s(value: &Value) -> Vec<f64> {
     serde_json::from_value(value.clone()).unwrap()
 }
 
-#[test]
-fn adam_and_adamw_take_pytorchs_steps() {
-    let context = context();
-    let model = load(&context, &open_folder("tiny"), None);
+#[async_test]
+async fn adam_and_adamw_take_pytorchs_steps() {
+    let context = context().await;
+    let model = load(&context, &open_folder("tiny").await, None).await;
     let batch = Golden::open("tiny_lora_grads_last2_r4.safetensors");
     let initial = peft_adapter(&batch, "lora.", 1..3, 4, 2.5);
     let golden = Golden::open("tiny_lora_optim.safetensors");
@@ -56,9 +53,9 @@ fn adam_and_adamw_take_pytorchs_steps() {
         };
         let set = BatchSet::new(golden_examples(&batch), config.batch_config()).unwrap();
         let mut trainer = Trainer::new(&context, &model, &initial, set, None, &config).unwrap();
-        let mut found = events(&mut trainer, 10);
-        let after_ten = block_on(trainer.adapter_tensors()).unwrap();
-        found.extend(events(&mut trainer, 11));
+        let mut found = events(&mut trainer, 10).await;
+        let after_ten = trainer.adapter_tensors().await.unwrap();
+        found.extend(events(&mut trainer, 11).await);
 
         let (losses, norms) = (f64s(&run["losses"]), f64s(&run["grad_norms"]));
         assert_eq!(found.len(), losses.len());
@@ -91,9 +88,8 @@ struct Mlx {
 }
 
 impl Mlx {
-    fn new(run: &Value) -> Self {
-        let context = context();
-        let engine = engine(&context, &open_folder("tiny"));
+    async fn new(context: &Context, run: &Value) -> Self {
+        let engine = engine(context, &open_folder("tiny").await).await;
         let config = TrainConfig {
             semantics: Semantics::Mlx,
             rank: 4,
@@ -114,7 +110,7 @@ impl Mlx {
             ..Default::default()
         };
         let set = |file: &str| {
-            let records = jsonl::parse(file, &read(&golden_path(&format!("tiny_mlx/{file}"))));
+            let records = jsonl::parse(file, golden_bytes(&format!("tiny_mlx/{file}")));
             let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.mask_prompt);
             BatchSet::new(examples.unwrap(), config.batch_config()).unwrap()
         };
@@ -122,7 +118,7 @@ impl Mlx {
         let model = engine.model().clone();
         // As MLX-LM starts, `lora_b` is zero.
         let initial = hash_adapter(&model.config, 1..3, 4, 2.5, 0.0);
-        Self { context, model, train, valid, initial, config }
+        Self { context: context.clone(), model, train, valid, initial, config }
     }
 
     fn trainer(&self) -> Trainer {
@@ -131,20 +127,21 @@ impl Mlx {
     }
 }
 
-#[test]
-fn mlx_lms_loop_is_repeated_loss_for_loss() {
+#[async_test]
+async fn mlx_lms_loop_is_repeated_loss_for_loss() {
     let report = golden_json("tiny_mlx/report.json");
     let golden = Golden::open("tiny_mlx/run.safetensors");
     let runs = report["runs"].as_object().expect("runs");
     assert_eq!(runs.len(), 3);
+    let context = context().await;
     for (name, run) in runs {
-        let mlx = Mlx::new(run);
+        let mlx = Mlx::new(&context, run).await;
         let mut trainer = mlx.trainer();
         let number = |table: &str, iteration: usize| {
             run[table][iteration.to_string()].as_f64().expect("an iteration of the golden run")
         };
         let (mut validations, mut reports) = (Vec::new(), Vec::new());
-        for event in events(&mut trainer, 8) {
+        for event in events(&mut trainer, 8).await {
             match event {
                 Event::Validated { iteration, loss, .. } => {
                     let what = format!("{name}, validation before {iteration}");
@@ -163,7 +160,7 @@ fn mlx_lms_loop_is_repeated_loss_for_loss() {
         }
         assert_eq!(validations, [1, 4, 8], "{name}");
         assert_eq!(reports, [1, 2, 3, 4, 5, 6, 7, 8], "{name}");
-        let found = block_on(trainer.adapter_tensors()).unwrap();
+        let found = trainer.adapter_tensors().await.unwrap();
         for (layer, target, lora) in found.iter() {
             for (half, values) in [("lora_a", &lora.a), ("lora_b", &lora.b)] {
                 let key = mlx_name(layer, target, half);
@@ -174,35 +171,36 @@ fn mlx_lms_loop_is_repeated_loss_for_loss() {
     }
 }
 
-#[test]
-fn a_resumed_run_gives_the_same_bits() {
+#[async_test]
+async fn a_resumed_run_gives_the_same_bits() {
     let report = golden_json("tiny_mlx/report.json");
+    let context = context().await;
     for semantics in [Semantics::Mlx, Semantics::Engram] {
-        let mut mlx = Mlx::new(&report["runs"]["accumulate"]);
+        let mut mlx = Mlx::new(&context, &report["runs"]["accumulate"]).await;
         mlx.config.semantics = semantics;
         let batches = mlx.config.batch_config();
         for set in [&mut mlx.train, &mut mlx.valid] {
             *set = BatchSet::new(set.examples().to_vec(), batches.clone()).unwrap();
         }
         let mut whole = mlx.trainer();
-        let expected = events(&mut whole, 8);
-        let expected_adapter = block_on(whole.adapter_tensors()).unwrap();
+        let expected = events(&mut whole, 8).await;
+        let expected_adapter = whole.adapter_tensors().await.unwrap();
 
         // Between the two batches of an update.
         let mut stopped = mlx.trainer();
-        let mut found = events(&mut stopped, 3);
-        let bytes = block_on(stopped.save()).unwrap().to_bytes().unwrap();
+        let mut found = events(&mut stopped, 3).await;
+        let bytes = stopped.save().await.unwrap().to_bytes().unwrap();
         drop(stopped);
         let saved = Checkpoint::from_bytes("run.safetensors", &bytes).unwrap();
         let (train, valid) = (mlx.train.clone(), Some(mlx.valid.clone()));
         let mut resumed = Trainer::resume(&mlx.context, &mlx.model, train, valid, &saved).unwrap();
-        found.extend(events(&mut resumed, 8));
+        found.extend(events(&mut resumed, 8).await);
         // Tokens are counted from the start of each run.
         assert_eq!(
             found.iter().map(outcome).collect::<Vec<_>>(),
             expected.iter().map(outcome).collect::<Vec<_>>()
         );
-        assert_eq!(block_on(resumed.adapter_tensors()).unwrap(), expected_adapter);
+        assert_eq!(resumed.adapter_tensors().await.unwrap(), expected_adapter);
     }
 }
 

@@ -1,0 +1,93 @@
+//! Adapters that PEFT and mlx-lm wrote, on the model that they wrote them for.
+
+use crate::common::*;
+use engram::formats::Bytes;
+use engram::formats::adapter::{CONFIG_FILE, Layout, read};
+use engram::generate::Engine;
+use engram::model::{AdapterTensors, GpuAdapter};
+
+async fn adapter(folder: &str) -> AdapterTensors {
+    let file = |name: &str| golden_bytes(&format!("{folder}/{name}"));
+    let config = file(CONFIG_FILE);
+    let layout = Layout::detect(folder, config).unwrap();
+    let weights = Bytes::new(folder, file(layout.weights_file()));
+    read(folder, config, Box::new(weights)).await.unwrap()
+}
+
+async fn tiny() -> Engine {
+    engine(&context().await, &open_folder("tiny").await).await
+}
+
+#[track_caller]
+fn assert_near(actual: &[f32], expected: &[f32]) {
+    assert_nmse("logits", actual, expected, 1e-10);
+}
+
+#[async_test]
+async fn both_layouts_are_the_same_adapter() {
+    let mlx = adapter("tiny_adapter_mlx").await;
+    assert_eq!(mlx, adapter("tiny_adapter_peft").await);
+    assert_eq!(mlx.iter().count(), 14);
+    assert!(mlx.iter().all(|(layer, _, lora)| layer > 0 && lora.rank == 4 && lora.scale == 2.5));
+}
+
+#[async_test]
+async fn adapted_logits_are_those_of_peft() {
+    let engine = tiny().await;
+    let golden = Golden::open("tiny_adapter_logits.safetensors");
+    let (ids, expected) = (golden.u32("input_ids"), golden.f32("logits"));
+    let tensors = adapter("tiny_adapter_peft").await;
+    tensors.check("tiny_adapter_peft", &engine.model().config).unwrap();
+    let gpu = GpuAdapter::upload(engine.context(), &tensors).unwrap();
+
+    let all = engine.logits_all(&ids, Some(&gpu.adapter)).await.unwrap();
+    assert_near(&all, &expected);
+
+    // The decoder, with its cache, says the same of the last token, by prompt and by steps.
+    let mut decoder = engine.decoder(Some(&gpu.adapter)).unwrap();
+    let vocab = engine.model().config.vocab_size;
+    let last = &expected[expected.len() - vocab..];
+    decoder.prefill(&ids).unwrap();
+    assert_near(&decoder.logits().await.unwrap(), last);
+    let (end, start) = ids.split_last().unwrap();
+    decoder.prefill(start).unwrap();
+    decoder.advance(*end).unwrap();
+    assert_near(&decoder.logits().await.unwrap(), last);
+}
+
+#[async_test]
+async fn logits_without_an_adapter_are_those_of_transformers() {
+    let engine = tiny().await;
+    let golden = Golden::open("tiny_forward.safetensors");
+    let (ids, expected) = (golden.u32("input_ids"), golden.f32("logits"));
+    let all = engine.logits_all(&ids, None).await.unwrap();
+    assert_near(&all, &expected);
+    // Each position sees only what is before it.
+    let one = engine.logits_all(&ids[..1], None).await.unwrap();
+    assert_near(&one, &expected[..one.len()]);
+}
+
+#[async_test]
+async fn an_adapter_of_another_model_is_refused() {
+    let engine = tiny().await;
+    let mut config = engine.model().config.clone();
+    config.hidden_size = 32;
+    let problem = adapter("tiny_adapter_mlx").await.check("mine", &config).unwrap_err().to_string();
+    let expected = "mine: `model.layers.1.self_attn.q_proj`: lora_a is [64, 4], but the model \
+                    expects [32, 4]; the adapter is for another model";
+    assert_eq!(problem, expected);
+}
+
+#[async_test]
+async fn ids_that_have_no_logits_are_named() {
+    let engine = tiny().await;
+    for (ids, named) in [
+        (&[][..], "has no tokens"),
+        (&[1, 160][..], "token 160 is not in the vocabulary of 160"),
+        (&[1; 257][..], "257 tokens do not fit the context of 256"),
+    ] {
+        let result = engine.logits_all(ids, None).await;
+        let problem = result.unwrap_err().to_string();
+        assert!(problem.contains(named), "{problem}");
+    }
+}

@@ -1,0 +1,12 @@
+//! Whole models on golden files, natively and in a page.
+
+mod adapters;
+#[path = "../common/mod.rs"]
+mod common;
+mod decoder;
+mod lora_grads;
+mod optimizer;
+// Native only: the model is a file of the machine, and a page's software adapter would take an hour.
+#[cfg(not(target_arch = "wasm32"))]
+mod real;
+mod tokenizer;

@@ -1,0 +1,517 @@
+// @ts-check
+/** The built package in Chromium: `scripts/package`, then this. */
+
+import assert from "node:assert/strict";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { readFile } from "node:fs/promises";
+import { basename, dirname, join } from "node:path";
+import { after, before, test } from "node:test";
+
+import { ROOT, launch, open, serve } from "./harness.mjs";
+
+/** @typedef {typeof import("../../src/web/js/engram")} Engram */
+/** @typedef {"Engine" | "EngineWorker"} Kind */
+
+const PACKAGE = process.env.ENGRAM_PACKAGE ?? join(ROOT, "www/pkg");
+assert(existsSync(join(PACKAGE, "engram_wasm_bg.wasm")), `${PACKAGE}: run scripts/package first`);
+const MODEL = join(ROOT, "data/goldens/tiny_q8_0.gguf");
+const sum = createHash("sha256").update(await readFile(MODEL)).digest("hex");
+
+const imports = JSON.stringify({ imports: { engram: `/${basename(PACKAGE)}/index.js` } });
+const hash = createHash("sha256").update(imports).digest("base64");
+const server = await serve({
+    root: dirname(PACKAGE),
+    files: { "/model.gguf": MODEL, "/big.gguf": process.env.ENGRAM_MODEL ?? MODEL },
+    texts: {
+        "/": `<!doctype html><title>engram</title><script type="importmap">${imports}</script>`,
+        "/example.js": await example(),
+    },
+    // What the README says is needed, and nothing more.
+    headers: {
+        "content-security-policy":
+            `default-src 'none'; connect-src 'self'; worker-src 'self'; ` +
+            `script-src 'self' 'wasm-unsafe-eval' 'sha256-${hash}'`,
+    },
+});
+/** @type {import("playwright-core").Browser} */
+let browser;
+before(async () => {
+    browser = await launch();
+});
+after(async () => {
+    await browser.close();
+    await server.close();
+});
+
+/** The README's example, which tells the page when it has ended. */
+async function example() {
+    const readme = await readFile(join(PACKAGE, "README.md"), "utf8");
+    const code = /```js\n([^]*?)```/.exec(readme)?.[1] ?? "";
+    assert(code.trim().split("\n").length <= 12, "the example got long");
+    return `${code}\nglobalThis.hasEnded = true;\n`;
+}
+
+/**
+ * Runs `body` in a page of its own, with the cache empty.
+ *
+ * @template T
+ * @param {(argument: { kind: Kind, sum: string }) => Promise<T>} body
+ * @param {Kind} kind
+ */
+async function inPage(body, kind) {
+    server.faults.clear();
+    server.requests.length = 0;
+    const context = await browser.newContext();
+    try {
+        const page = await open(context, server.url);
+        return await page.evaluate(body, { kind, sum });
+    } finally {
+        await context.close();
+    }
+}
+
+/**
+ * @template T
+ * @param {string} name
+ * @param {(argument: { kind: Kind, sum: string }) => Promise<T>} body
+ * @param {(result: T) => void | Promise<void>} check
+ */
+function both(name, body, check) {
+    for (const kind of /** @type {const} */ (["Engine", "EngineWorker"])) {
+        test(`${name}: ${kind}`, async () => check(await inPage(body, kind)));
+    }
+}
+
+both(
+    "a model from a URL and from a file answers alike, whole and in pieces",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const { cache, ...engram } = await import(/** @type {string} */ ("engram"));
+        /** @type {import("../../src/web/js/engram").LoadProgress[]} */
+        const progress = [];
+        const byUrl = await engram[kind].load("./model.gguf", { onProgress: step => progress.push(step) });
+        const blob = await (await fetch("./model.gguf")).blob();
+        const byFile = await engram[kind].load(new File([blob], "mine.gguf"));
+        const options = { max_tokens: 12 };
+        const texts = [(await byUrl.generate("hello", options)).text];
+        const heard = [];
+        const answer = await byFile.generate("hello", { ...options, onText: text => heard.push(text) });
+        texts.push(answer.text, heard.join(""));
+        const tokens = await byFile.tokenize("hello there");
+        const text = await byFile.detokenize(tokens);
+        const result = {
+            progress,
+            texts,
+            text,
+            usage: answer.usage,
+            tokens: [answer.tokens.length, await byFile.countTokens("hello there"), tokens.length],
+            models: [byUrl.model, byFile.model],
+            device: byUrl.device,
+            memory: await byUrl.memory(),
+            kept: await cache.list(),
+            hasTemplate: byUrl.model.hasChatTemplate,
+        };
+        await byUrl.dispose();
+        await byFile.dispose();
+        return result;
+    },
+    ({ progress, texts, text, usage, tokens, models, device, memory, kept }) => {
+        assert(progress.some(({ phase }) => phase === "download"));
+        for (const phase of ["download", "load"]) {
+            const last = progress.filter(step => step.phase === phase).at(-1);
+            assert(last && last.loaded === last.total && last.total > 100_000, JSON.stringify(last));
+        }
+        assert.equal(texts[1], texts[0]);
+        assert.equal(texts[2], texts[0]);
+        assert.equal(text, "hello there");
+        assert.equal(tokens[1], tokens[2]);
+        assert.equal(usage.completion_tokens, tokens[0]);
+        assert.equal(usage.total_tokens, usage.prompt_tokens + usage.completion_tokens);
+        assert.deepEqual(models.map(({ name }) => name), ["model.gguf", "mine.gguf"]);
+        assert(device.isSoftware);
+        assert(memory.gpu > 100_000 && memory.gpuPeak >= memory.gpu && memory.wasm > 1e6);
+        assert.deepEqual(kept.map(({ url, sha256 }) => [url, sha256]), [[`${server.url}model.gguf`, sum]]);
+    },
+);
+
+both(
+    "a chat",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        const engine = await engram[kind].load("./model.gguf");
+        /** @type {import("../../src/web/js/engram").Message[]} */
+        const messages = [{ role: "user", content: "hello" }];
+        const request = { messages, max_tokens: 10 };
+        const { completions } = engine.chat;
+        const whole = await completions.create(request);
+        let streamed = "";
+        let last;
+        for await (const chunk of await completions.create({ ...request, stream: true })) {
+            streamed += chunk.choices[0].delta.content ?? "";
+            last = chunk;
+        }
+        // Leaving the loop ends the answer; the next call comes through.
+        for await (const _ of await completions.create({ messages, stream: true })) break;
+        const seeded = () => completions.create({ ...request, temperature: 2, seed: 7 });
+        const [one, two] = [await seeded(), await seeded()];
+        const long = engine.generate("hello ".repeat(400));
+        const overflow = await long.then(() => "", error => error.code);
+        await engine.dispose();
+        const { content } = whole.choices[0].message;
+        const same = one.choices[0].message.content === two.choices[0].message.content;
+        return { content, streamed, last, usage: whole.usage, same, overflow };
+    },
+    ({ content, streamed, last, usage, same, overflow }) => {
+        assert(content.length > 0);
+        assert.equal(streamed, content);
+        assert.equal(last?.usage?.completion_tokens, usage.completion_tokens);
+        assert(same);
+        assert.equal(overflow, "context-overflow");
+    },
+);
+
+both(
+    "an abort in each phase leaves a usable engine",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        /** @type {Record<string, string>} */
+        const codes = {};
+        /** @param {string} name @param {(abort: AbortController) => Promise<unknown>} call */
+        const ends = async (name, call) => {
+            const abort = new AbortController();
+            codes[name] = await call(abort).then(() => "nothing", error => `${error.name} ${error.code}`);
+        };
+        for (const phase of ["download", "load"]) {
+            await ends(phase, abort =>
+                engram[kind].load("./model.gguf", {
+                    signal: abort.signal,
+                    onProgress: step => step.phase === phase && abort.abort(),
+                }),
+            );
+        }
+        const engine = await engram[kind].load("./model.gguf");
+        await ends("generate", abort =>
+            engine.generate("hello", { signal: abort.signal, onText: () => abort.abort() }),
+        );
+        const examples = Array.from({ length: 8 }, (_, i) => ({ prompt: `hello ${i}`, completion: "there" }));
+        const trainer = await engram.Trainer.create(engine, { train: examples }, { iters: 3, num_layers: -1 });
+        /** @type {number[]} */
+        const steps = [];
+        await ends("train", async abort => {
+            for await (const step of trainer.run({ signal: abort.signal })) {
+                steps.push(step.iteration);
+                setTimeout(() => abort.abort());
+            }
+        });
+        for await (const step of trainer.run()) steps.push(step.iteration);
+        const questions = examples.map(({ prompt }) => ({ prompt, expected: "there" }));
+        await ends("evaluate", abort =>
+            engram.evaluate([{ name: "bare", engine }], questions, {
+                signal: abort.signal,
+                onProgress: () => abort.abort(),
+            }),
+        );
+        const { text } = await engine.generate("hello", { max_tokens: 3 });
+        await ends("reload", abort =>
+            engine.reload({ signal: abort.signal, onProgress: () => abort.abort() }),
+        );
+        await engine.reload();
+        const again = await engine.generate("hello", { max_tokens: 3 });
+        await engine.dispose();
+        return { codes, steps, isSame: again.text === text };
+    },
+    ({ codes, steps, isSame }) => {
+        for (const [phase, code] of Object.entries(codes)) assert.equal(code, "AbortError aborted", phase);
+        assert.equal(Object.keys(codes).length, 6);
+        assert.deepEqual(steps, [1, 2, 3]);
+        assert(isSame);
+    },
+);
+
+both(
+    "an adapter is trained to a falling loss, exported, loaded, compared",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        const engine = await engram[kind].load("./model.gguf");
+        const train = Array.from({ length: 4 }, (_, i) => ({ prompt: `hello ${i}`, completion: "there you are" }));
+        const config = { iters: 12, steps_per_report: 3, steps_per_eval: 6, learning_rate: 2e-2, num_layers: -1 };
+        const trainer = await engram.Trainer.create(engine, { train, valid: train }, config);
+        const losses = [];
+        const validations = [];
+        for await (const step of trainer.run()) {
+            if (step.kind === "report") losses.push(step.loss);
+            if (step.kind === "validation") validations.push(step.loss);
+        }
+        const mlx = await trainer.exportAdapter("mlx");
+        const peft = await trainer.exportAdapter("peft", { checkpoint: "best" });
+        const { adapters } = engine;
+        const info = await adapters.load("a", mlx);
+        await adapters.load("b", mlx.map(({ name, bytes }) => new File([/** @type {BlobPart} */ (bytes)], name)));
+        await adapters.activate("a");
+        const ask = async (/** @type {object} */ options) =>
+            (await engine.generate("hello 1", { max_tokens: 8, ...options })).text;
+        const answers = [await ask({}), await ask({ adapter: "b" }), await ask({ adapter: null })];
+        const round = await adapters.export("a", "mlx");
+        const isSame = round.every(({ name, bytes }) => {
+            const other = mlx.find(file => file.name === name)?.bytes;
+            return !name.endsWith(".safetensors") || bytes.every((byte, at) => byte === other?.[at]);
+        });
+        const asPeft = await adapters.export("a", "peft");
+        await adapters.load("c", asPeft);
+        answers.push(await ask({ adapter: "c" }));
+        const questions = train.map(({ prompt }) => ({ prompt, expected: "there you are" }));
+        /** @type {string[]} */
+        const phases = [];
+        const evaluation = await engram.evaluate(
+            [{ name: "bare", engine }, { name: "tuned", engine, adapter: "a" }],
+            questions,
+            {
+                dataset: "greetings",
+                max_new_tokens: 8,
+                trainedOn: train,
+                onProgress: ({ candidate, phase }) => phases.push(`${candidate} ${phase}`),
+            },
+        );
+        // The device is lost amid an answer: the adapters come back with the model.
+        const code = await engine
+            .generate("hello", { onText: () => engine.loseDevice() })
+            .then(() => "nothing", error => error.code);
+        await engine.reload();
+        answers.push(await ask({ adapter: "a" }));
+        await trainer.dispose();
+        await adapters.remove("a");
+        const list = await adapters.list();
+        await engine.dispose();
+        return {
+            losses, validations, info, answers, isSame, evaluation, phases, code, list,
+            names: [mlx, peft, round].map(files => files.map(({ name }) => name).sort()),
+            count: trainer.trainableParameters,
+            rank: trainer.config.rank,
+        };
+    },
+    result => {
+        const { losses, validations, info, answers, evaluation } = result;
+        assert.equal(losses.length, 4);
+        assert(Number(losses[3]) < 0.8 * Number(losses[0]), String(losses));
+        assert.equal(validations.length, 3);
+        assert.equal(info.rank, result.rank);
+        assert.equal(info.parameters, result.count);
+        assert.equal(answers[1], answers[0], "from files");
+        assert.notEqual(answers[2], answers[0], "the bare model");
+        assert.equal(answers[3], answers[0], "as PEFT");
+        assert.equal(answers[4], answers[0], "on the new device");
+        assert(result.isSame);
+        const mlx = ["adapter_config.json", "adapters.safetensors"];
+        const peft = ["adapter_config.json", "adapter_model.safetensors"];
+        assert.deepEqual(result.names, [mlx, peft, mlx]);
+        const { report } = evaluation;
+        assert.deepEqual(JSON.parse(evaluation.json), report);
+        assert.deepEqual(report.candidates.map(({ name }) => name), ["bare", "tuned"]);
+        assert.equal(report.dataset.seen_in_training, 4);
+        assert.equal(report.comparisons.length, 1);
+        assert(evaluation.markdown.includes("greetings"));
+        assert(result.phases.includes("tuned loss"));
+        assert.equal(result.code, "device-lost");
+        assert.deepEqual(result.list.map(({ name, active }) => [name, active]), [["b", false], ["c", false]]);
+    },
+);
+
+both(
+    "a device lost in training says so, and after a reload another training runs",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        const engine = await engram[kind].load("./model.gguf");
+        const train = Array.from({ length: 8 }, (_, i) => ({ prompt: `hello ${i}`, completion: "there" }));
+        const run = async (/** @type {() => Promise<void>} */ between) => {
+            const trainer = await engram.Trainer.create(engine, { train }, { iters: 3, num_layers: -1 });
+            let last = 0;
+            for await (const step of trainer.run()) {
+                last = step.iteration;
+                await between();
+            }
+            return last;
+        };
+        const code = await run(() => engine.loseDevice()).then(() => "nothing", error => error.code);
+        await engine.reload();
+        const last = await run(async () => {});
+        const dispose = engine.dispose();
+        const disposed = await engine.memory().then(() => "nothing", error => error.code);
+        await dispose;
+        const after = await engine.generate("x").then(() => "nothing", error => error.code);
+        return { code, last, codes: [disposed, after] };
+    },
+    ({ code, last, codes }) => {
+        assert.equal(code, "device-lost");
+        assert.equal(last, 3);
+        assert.deepEqual(codes, ["disposed", "disposed"]);
+    },
+);
+
+test("the README's example runs", async () => {
+    const context = await browser.newContext();
+    const page = await open(context, server.url);
+    /** @type {string[]} */
+    const lines = [];
+    page.on("console", message => lines.push(message.text()));
+    await page.addScriptTag({ type: "module", url: "/example.js" });
+    const hasEnded = () => "hasEnded" in globalThis;
+    await page.waitForFunction(hasEnded, undefined, { timeout: 120_000 }).catch(error => {
+        throw new Error(`${error}\n${lines.join("\n")}`);
+    });
+    assert(lines.some(line => line.includes("→")), lines.join("\n"));
+    assert(lines.some(line => Number(line) > 0), "a loss");
+    await context.close();
+});
+
+test("data needs no GPU", async () => {
+    const result = await inPage(async () => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        const patterns = await engram.bundledPatterns();
+        const text = await engram.formatPatterns(patterns);
+        const again = await engram.parsePatterns("mine.yaml", text);
+        const splits = await engram.splitPatterns(patterns);
+        const [first] = patterns;
+        if (!first) throw new Error("no patterns");
+        return {
+            isSame: JSON.stringify(again) === JSON.stringify(patterns),
+            counts: [patterns.length, splits.train.length, splits.valid.length, splits.test.length],
+            inputs: await engram.augmentPattern(first),
+            input: first.input,
+            problems: await engram.checkPatterns([...patterns, { input: "", output: "", category: "x" }]),
+            error: await engram.parsePatterns("bad.yaml", "[").then(() => "", error => `${error.code} ${error.message}`),
+            examples: await engram.parseExamples("x.jsonl", '{"prompt": "a", "completion": "b"}\n'),
+            support: await engram.checkSupport(),
+        };
+    }, "Engine");
+    assert(result.isSame);
+    assert.equal(result.counts[0], 131);
+    assert(result.counts.every(count => count > 0));
+    assert.equal(result.inputs[0], result.input);
+    assert(result.problems.some(({ row }) => row === 132), JSON.stringify(result.problems));
+    assert.match(result.error, /^data .*bad\.yaml/);
+    assert.equal(result.examples.length, 1);
+    assert(result.support.ok && result.support.device?.isSoftware, result.support.message);
+});
+
+test("a kept model needs no network, and a damaged one is fetched anew", async () => {
+    const context = await browser.newContext();
+    const page = await open(context, server.url);
+    const load = () =>
+        page.evaluate(async () => {
+            /** @type {Engram} */
+            const { EngineWorker } = await import(/** @type {string} */ ("engram"));
+            const engine = await EngineWorker.load("./model.gguf");
+            const { text } = await engine.generate("hello", { max_tokens: 5 });
+            await engine.dispose();
+            return text;
+        });
+    const asked = () => server.requests.filter(path => path === "/model.gguf").length;
+    server.requests.length = 0;
+    const text = await load();
+    assert.equal(asked(), 1);
+    await page.reload();
+    server.faults.set("/model.gguf", { status: 503 });
+    assert.equal(await load(), text);
+    assert.equal(asked(), 1, "not even a question");
+
+    server.faults.clear();
+    await page.evaluate(async () => {
+        const root = await navigator.storage.getDirectory();
+        const folder = await root.getDirectoryHandle("engram");
+        for await (const name of folder.keys()) {
+            if (name.endsWith(".json")) continue;
+            const file = await (await folder.getFileHandle(name)).createWritable({ keepExistingData: true });
+            await file.write({ type: "write", position: 50_000, data: new Uint8Array(8) });
+            await file.close();
+        }
+    });
+    assert.equal(await load(), text);
+    assert.equal(asked(), 2);
+    await context.close();
+});
+
+test("a bad download says so and leaves nothing", async () => {
+    const context = await browser.newContext();
+    const page = await open(context, server.url);
+    const load = () =>
+        page.evaluate(async sha256 => {
+            /** @type {Engram} */
+            const { Engine, cache } = await import(/** @type {string} */ ("engram"));
+            const code = await Engine.load("./model.gguf", { sha256 }).then(
+                engine => engine.dispose(),
+                error => error.code,
+            );
+            const root = await navigator.storage.getDirectory();
+            const files = [];
+            for await (const name of (await root.getDirectoryHandle("engram")).keys()) files.push(name);
+            return { code, files: files.length, kept: (await cache.list()).length };
+        }, sum);
+    server.faults.set("/model.gguf", { corruptAt: 70_000 });
+    assert.deepEqual(await load(), { code: "integrity", files: 0, kept: 0 });
+    server.faults.set("/model.gguf", { truncateAt: 70_000 });
+    assert.deepEqual(await load(), { code: "network", files: 0, kept: 0 });
+    server.faults.set("/model.gguf", { shortenTo: 70_000 });
+    assert.deepEqual(await load(), { code: "integrity", files: 0, kept: 0 });
+    server.faults.clear();
+    const session = await context.newCDPSession(page);
+    await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 50_000 });
+    assert.deepEqual(await load(), { code: "quota", files: 0, kept: 0 });
+    await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin });
+    assert.deepEqual(await load(), { code: undefined, files: 2, kept: 1 });
+    await context.close();
+});
+
+test("of two tabs one downloads, and the other watches", async () => {
+    const context = await browser.newContext();
+    const pages = [await open(context, server.url), await open(context, server.url)];
+    server.faults.set("/model.gguf", { delay: 300 });
+    server.requests.length = 0;
+    const loads = pages.map(page =>
+        page.evaluate(async () => {
+            /** @type {Engram} */
+            const { Engine } = await import(/** @type {string} */ ("engram"));
+            let seen = 0;
+            const onProgress = (/** @type {{ phase: string }} */ { phase }) => {
+                if (phase === "download") seen++;
+            };
+            const engine = await Engine.load("./model.gguf", { onProgress });
+            await engine.dispose();
+            return seen;
+        }),
+    );
+    const seen = await Promise.all(loads);
+    server.faults.clear();
+    assert.equal(server.requests.filter(path => path === "/model.gguf").length, 1);
+    assert(seen.every(count => count > 0), String(seen));
+    await context.close();
+});
+
+test("where the file system can't be written, the Cache API keeps models", async () => {
+    const context = await browser.newContext();
+    await context.addInitScript(() => {
+        Reflect.deleteProperty(FileSystemFileHandle.prototype, "createWritable");
+    });
+    const page = await open(context, server.url);
+    const load = () =>
+        page.evaluate(async () => {
+            /** @type {Engram} */
+            const { Engine, cache } = await import(/** @type {string} */ ("engram"));
+            const engine = await Engine.load("./model.gguf");
+            const { text } = await engine.generate("hello", { max_tokens: 5 });
+            await engine.dispose();
+            return { text, kept: (await cache.list()).length, caches: await caches.keys() };
+        });
+    const first = await load();
+    assert.deepEqual([first.kept, first.caches], [1, ["engram"]]);
+    server.requests.length = 0;
+    await page.reload();
+    assert.deepEqual(await load(), first);
+    assert(!server.requests.includes("/model.gguf"));
+    await context.close();
+});
