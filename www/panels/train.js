@@ -22,6 +22,8 @@ const CHECKS = /** @type {const} */ (["mask_prompt", "grad_checkpoint"]);
 
 const STATS = ["Iteration", "Training loss", "Validation loss", "Speed", "Tokens", "Time", "To go", "GPU memory", "Gradient norm", "Trained weights"];
 
+const MEASURING = "Measuring the loss before training…";
+
 /** The original experiment's settings, as the package has them by default. */
 const ORIGINAL = {
     iters: 100, learning_rate: 1e-5, batch_size: 4, rank: 8, scale: 20, num_layers: 16, steps_per_report: 10,
@@ -133,7 +135,7 @@ export function start(app) {
         button("train-start").disabled = !app.engine || !splits;
         button("train-pause").hidden = button("train-cancel").hidden = running === undefined;
         button("train-pause").textContent = paused ? "Continue" : "Pause";
-        if (running) status.textContent = paused ? "Paused" : "";
+        if (running) status.textContent = paused ? "Pausing after this step…" : "";
     }
 
     async function train() {
@@ -160,13 +162,16 @@ export function start(app) {
             stats({ Iteration: `0 of ${made.config.iters}`, "Trained weights": count(made.trainableParameters) });
             box("train-run").scrollIntoView({ block: "nearest" });
             announce("Training has begun.");
-            status.textContent = "Measuring the loss before training…";
+            status.textContent = MEASURING;
             for await (const step of made.run({ signal: mine.signal })) {
-                if (status.textContent) status.textContent = "";
+                if (status.textContent === MEASURING) status.textContent = "";
                 show(step);
                 if (step.kind !== "validation") iteration = step.iteration;
                 // Each step is computed when it is asked for: not to ask is to pause.
-                if (paused) await new Promise(resolve => { goOn = () => resolve(undefined); });
+                if (paused) {
+                    status.textContent = "Paused";
+                    await new Promise(resolve => { goOn = () => resolve(undefined); });
+                }
             }
             status.textContent = iteration < made.config.iters ? `Stopped after ${plural(iteration, "iteration")}.` : "Done.";
             announce(status.textContent);
