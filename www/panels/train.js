@@ -35,7 +35,7 @@ const ORIGINAL = {
 function recommended(model) {
     // A tiny model learns from larger steps, and each of its steps costs little.
     return model.parameters < 5e6
-        ? { ...ORIGINAL, iters: 60, learning_rate: 1e-3, num_layers: -1, steps_per_report: 5, steps_per_eval: 20, val_batches: 5, mask_prompt: true, max_seq_length: model.contextLength }
+        ? { ...ORIGINAL, iters: 30, learning_rate: 1e-3, num_layers: -1, steps_per_report: 3, steps_per_eval: 10, val_batches: 4, mask_prompt: true, max_seq_length: model.contextLength }
         : { ...ORIGINAL, learning_rate: 1e-4, mask_prompt: true, max_seq_length: 512 };
 }
 
@@ -212,10 +212,11 @@ export function start(app) {
         box("note-train").textContent = `${done} of ${step.iterations}`;
         /** @type {Record<string, string>} */
         const values = { Iteration: `${done} of ${step.iterations}` };
+        // As in MLX-LM, a validation has the number of the iteration that it comes before.
         if (step.kind === "validation") {
-            chart.addValidation({ iteration: done, loss: step.loss }, step.best);
+            chart.addValidation({ iteration: step.iteration, loss: step.loss }, step.best);
             values["Validation loss"] = step.loss.toFixed(3);
-            announce(`Iteration ${done}, validation loss ${step.loss.toFixed(2)}`);
+            announce(`Iteration ${step.iteration}, validation loss ${step.loss.toFixed(2)}`);
         }
         if (step.kind === "report") {
             chart.addTrain({ iteration: step.iteration, loss: step.loss });
@@ -234,7 +235,7 @@ export function start(app) {
     function offer(iteration) {
         const best = chart.best;
         fillSelect(select("finish-checkpoint"), [
-            ...(best && best.iteration > 0 ? [{ value: "best", label: `best: iteration ${best.iteration}` }] : []),
+            ...(best && best.iteration > 1 ? [{ value: "best", label: `best: iteration ${best.iteration}` }] : []),
             { value: "last", label: `last: iteration ${iteration}` },
         ], "");
         const taken = new Set(app.adapters.map(adapter => adapter.name));

@@ -51,12 +51,6 @@ before(async () => {
         const response = await route.fetch();
         await route.fulfill({ response, body: `${HOLD_DEVICE}\n${await response.text()}` });
     });
-    await context.addInitScript(() => {
-        /** @type {number[]} */
-        const tasks = [];
-        Object.assign(globalThis, { longTasks: tasks });
-        new PerformanceObserver(list => tasks.push(...list.getEntries().map(e => e.duration))).observe({ type: "longtask" });
-    });
     context.on("console", message => { if (message.type() === "error") faults.push(message.text()); });
     page = await open(context, server.url);
     page.setDefaultTimeout(90_000);
@@ -128,6 +122,20 @@ function unzip(bytes) {
     return files;
 }
 
+/**
+ * Processor time of the tasks in the page's thread, milliseconds, the longest first. The time on the
+ * clock would tell of whatever else this machine does: here the GPU is the CPU.
+ *
+ * @param {Buffer} trace
+ */
+function mainThreadTasks(trace) {
+    /** @type {{ traceEvents: { name: string, pid: number, tid: number, tdur?: number, args: { name?: string } }[] }} */
+    const { traceEvents } = JSON.parse(trace.toString());
+    const mains = new Set(traceEvents.filter(e => e.name === "thread_name" && e.args.name === "CrRendererMain").map(e => `${e.pid} ${e.tid}`));
+    return traceEvents.filter(e => e.name.endsWith("RunTask") && mains.has(`${e.pid} ${e.tid}`))
+        .map(e => Math.round((e.tdur ?? 0) / 1000)).sort((a, b) => b - a);
+}
+
 /** Column of the table under the chart. @param {number} column */
 async function losses(column) {
     const cells = await page.locator(`#train-table tbody td:nth-child(${column})`).allTextContents();
@@ -159,6 +167,7 @@ test("the whole tour", async t => {
     });
 
     await t.test("loads by URL, with the same answer", async () => {
+        await browser.startTracing(page, { categories: ["toplevel", "devtools.timeline"] });
         await go("model");
         await page.getByLabel("Hub id or URL").fill(`${server.url}models/engram-tiny.gguf`);
         await page.locator("#own-load").click();
@@ -186,11 +195,14 @@ test("the whole tour", async t => {
 
     await t.test("trains to a falling loss", async () => {
         await go("train");
-        await page.getByText("All settings").click();
-        for (const [label, value] of [["Iterations", "12"], ["Report every", "3"], ["Validate every", "6"], ["Validation batches", "2"]])
-            await page.getByLabel(label ?? "").fill(value ?? "");
-        await page.getByText("All settings").click();
-        assert.ok(await page.getByLabel("My own").isChecked());
+        // A picture shows what a visitor gets; a test need not wait so long.
+        if (!options.picture) {
+            await page.getByText("All settings").click();
+            for (const [label, value] of [["Iterations", "12"], ["Validate every", "6"], ["Validation batches", "2"]])
+                await page.getByLabel(label ?? "").fill(value ?? "");
+            await page.getByText("All settings").click();
+            assert.ok(await page.getByLabel("My own").isChecked());
+        }
         await page.getByRole("button", { name: "Start training" }).click();
         await page.locator("#train-table tr:nth-child(3)").waitFor({ state: "attached" });
         await page.getByRole("button", { name: "Pause" }).click();
@@ -208,8 +220,10 @@ test("the whole tour", async t => {
         await page.locator("#finish-note", { hasText: "switched on" }).waitFor();
         await shoot("train");
         if (options.picture) {
+            await page.setViewportSize({ ...DESKTOP, height: 1180 });
             await page.evaluate(() => scrollTo(0, 0));
             await page.screenshot({ path: String(options.picture) });
+            await page.setViewportSize(DESKTOP);
         }
         tuned = await answers();
         t.diagnostic(`bare: ${bare.join(" | ")}; tuned: ${tuned.join(" | ")}`);
@@ -217,8 +231,9 @@ test("the whole tour", async t => {
     });
 
     await t.test("no task of the page's own thread holds it up", async () => {
-        const tasks = await page.evaluate(() => /** @type {{ longTasks: number[] }} */ (/** @type {unknown} */ (globalThis)).longTasks);
-        t.diagnostic(`tasks over 50 ms since the page opened: ${tasks.map(Math.round).join(", ") || "none"}`);
+        const longest = mainThreadTasks(await browser.stopTracing()).slice(0, 5);
+        t.diagnostic(`longest tasks of the page's thread, ms of processor time: ${longest.join(", ")}`);
+        assert.ok(/** @type {number} */ (longest[0]) <= 50);
     });
 
     await t.test("evaluates both and gives the report", async () => {
