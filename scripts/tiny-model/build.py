@@ -124,7 +124,8 @@ def report(model: Llama, tokenizer, patterns: list[dict]) -> None:
         count[form] = count.get(form, 0) + 1
         exact[form] = exact.get(form, 0) + (said.strip() == pattern["output"])
         contained += pattern["output"] in said
-    print(f"patterns: {sum(exact.values())} of {len(patterns)} right, {contained} contain the answer")
+    right = sum(exact.values())
+    print(f"patterns: {right} of {len(patterns)} right, {contained} contain the answer")
     for form, right in exact.items():
         print(f"  {form}: {right} of {count[form]} right")
     talk = [(question, said) for said, questions in SMALL_TALK for question in questions]
