@@ -427,10 +427,10 @@ mod tests {
     #[test]
     fn the_loss_is_weighted_by_token() {
         let report = run(&mut [Fake::base()], &EvalConfig::default()).unwrap();
-        // Each answer of k bytes counts k tokens of loss k: Σ k² / Σ k over 5, 6, 1, 2.
+        // Each answer of k bytes counts k tokens of loss k: Σ k² / Σ k over 5, 6, 1, 2, to 4 decimals.
         let loss = report.candidates[0].loss.unwrap();
-        assert_eq!((loss.tokens, loss.mean), (14, 66.0 / 14.0));
-        assert_eq!(loss.perplexity, Some(111.529119));
+        assert_eq!((loss.tokens, loss.mean), (14, 4.7143));
+        assert_eq!(loss.perplexity, Some(111.5307));
         let without = EvalConfig { loss: false, ..EvalConfig::default() };
         assert_eq!(run(&mut [Fake::base()], &without).unwrap().candidates[0].loss, None);
     }

@@ -6,7 +6,7 @@ mod common;
 mod decoder;
 mod lora_grads;
 mod optimizer;
-// Native only: the model is a file of the machine, and a page's software adapter would take an hour.
+// Native only: the model is a file of the machine.
 #[cfg(not(target_arch = "wasm32"))]
 mod real;
 mod tokenizer;

@@ -8,9 +8,9 @@ import { readFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import { after, before, test } from "node:test";
 
-import { ROOT, launch, open, serve } from "./harness.mjs";
+import { ROOT, launch, open, serve } from "../harness.mjs";
 
-/** @typedef {typeof import("../../src/web/js/engram")} Engram */
+/** @typedef {typeof import("../../../src/web/js/engram")} Engram */
 /** @typedef {"Engine" | "EngineWorker"} Kind */
 
 const PACKAGE = process.env.ENGRAM_PACKAGE ?? join(ROOT, "www/pkg");
@@ -88,7 +88,7 @@ both(
     async ({ kind }) => {
         /** @type {Engram} */
         const { cache, ...engram } = await import(/** @type {string} */ ("engram"));
-        /** @type {import("../../src/web/js/engram").LoadProgress[]} */
+        /** @type {import("../../../src/web/js/engram").LoadProgress[]} */
         const progress = [];
         const byUrl = await engram[kind].load("./model.gguf", { onProgress: step => progress.push(step) });
         const blob = await (await fetch("./model.gguf")).blob();
@@ -141,7 +141,7 @@ both(
         /** @type {Engram} */
         const engram = await import(/** @type {string} */ ("engram"));
         const engine = await engram[kind].load("./model.gguf");
-        /** @type {import("../../src/web/js/engram").Message[]} */
+        /** @type {import("../../../src/web/js/engram").Message[]} */
         const messages = [{ role: "user", content: "hello" }];
         const request = { messages, max_tokens: 10 };
         const { completions } = engine.chat;
