@@ -93,7 +93,7 @@ export async function serve(options) {
             const path = options.files?.[url.pathname] ?? inRoot(options.root, base, url.pathname);
             const file = path === undefined ? undefined : await find(path);
             if (!file) return void refuse(response, 404);
-            if (file.isFolder) {
+            if (file.isFolder && !url.pathname.endsWith("/")) {
                 // Relative links need the slash.
                 return void response.writeHead(301, { location: `${url.pathname}/` }).end();
             }
@@ -144,10 +144,9 @@ async function find(path) {
     const stats = await stat(path).catch(() => undefined);
     if (stats?.isFile()) return { path, size: stats.size, isFolder: false };
     if (!stats?.isDirectory()) return undefined;
-    if (!path.endsWith(sep)) return { path, size: 0, isFolder: true };
     const index = join(path, "index.html");
     const { size } = await stat(index).catch(() => ({ size: -1 }));
-    return size < 0 ? undefined : { path: index, size, isFolder: false };
+    return size < 0 ? undefined : { path: index, size, isFolder: true };
 }
 
 /**

@@ -78,9 +78,15 @@ class Remote {
 
     /** @param {Event} event */
     #fail = event => {
-        const why = ("message" in event && event.message) || "it did not start";
-        const message = `the engine's worker stopped (${why}); load the model again`;
-        this.end(new EngramError("internal", message));
+        // A worker whose files could not be fetched tells nothing more than that.
+        const error = "message" in event && event.message
+            ? new EngramError("internal", `the engine's worker stopped (${event.message}); load the model again`)
+            : new EngramError(
+                  "network",
+                  "the engine's worker can't be started from worker.js; check the network, and that " +
+                      "the package's files are served beside one another",
+              );
+        this.end(error);
     };
 
     /**

@@ -5,6 +5,7 @@
 
 import { EngramError, throwIfAborted, toError } from "./errors.js";
 import { hasher } from "./hash.js";
+import { megabytes } from "./quota.js";
 
 /**
  * Downloads a file into `sink`, which gives it back, and tells what came. The sink is also told how
@@ -47,10 +48,10 @@ export async function download(url, wanted, sink) {
         if (wanted.isGguf) await checkGguf(blob, shown);
         return { blob, bytes, etag: response.headers.get("etag"), sha256 };
     } catch (error) {
-        // A sink that refused has not begun to read.
-        if (!stream.locked) await stream.cancel();
+        // A sink that refused has not begun to read; a stream that failed can't be cancelled.
+        if (!stream.locked) await stream.cancel().catch(() => {});
         throwIfAborted(signal);
-        if (error instanceof TypeError) throw unreachable(shown, url, error);
+        if (error instanceof TypeError) throw brokenOff(shown, bytes, error);
         throw error;
     } finally {
         sum.free();
@@ -91,6 +92,14 @@ function unreachable(shown, url, cause) {
     const advice = "check the network, or load the model from a file";
     const where = new URL(url).host || url;
     return new EngramError("network", `${shown}: no answer from ${where} (${message}); ${advice}`, {
+        cause,
+    });
+}
+
+/** @param {string} shown @param {number} bytes @param {TypeError} cause */
+function brokenOff(shown, bytes, cause) {
+    const problem = `the download broke off after ${megabytes(bytes)} (${cause.message})`;
+    return new EngramError("network", `${shown}: ${problem}; check the network and try again`, {
         cause,
     });
 }

@@ -198,7 +198,7 @@ export class Local {
             const module = await wasm();
             const start = performance.now();
             const seconds = () => (performance.now() - start) / 1000;
-            const { files, name } = await resolve(source, options, {
+            const { files, name, forget } = await resolve(source, options, {
                 signal,
                 onProgress: (loaded, total) =>
                     onEvent({ phase: "download", loaded, total, seconds: seconds() }),
@@ -206,9 +206,13 @@ export class Local {
             throwIfAborted(signal);
             const { quantize } = options;
             const progress = loadProgress(onEvent, start);
-            const engine = await guarded(() =>
-                module.WasmEngine.load(files, options.name ?? name, quantize, progress, signal),
-            );
+            const { WasmEngine } = module;
+            const load = () => WasmEngine.load(files, options.name ?? name, quantize, progress, signal);
+            const engine = await guarded(load).catch(async error => {
+                // It may have been cut short, and the next try shall not find it again.
+                if (toError(error).code === "format") await forget?.();
+                throw error;
+            });
             return new Local(engine);
         } catch (error) {
             throw toError(error, signal?.aborted ? "aborted" : "internal");

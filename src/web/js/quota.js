@@ -43,6 +43,6 @@ export async function quotaError(url, bytes, cause) {
 }
 
 /** @param {number} bytes */
-function megabytes(bytes) {
+export function megabytes(bytes) {
     return `${(bytes / 1e6).toFixed(1)} MB`;
 }

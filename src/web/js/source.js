@@ -4,7 +4,7 @@
 /** @import { LoadOptions, Source } from "./engram" */
 /** @import { ModelFile } from "./hub.js" */
 
-import { fetchFile } from "./cache.js";
+import { cache, fetchFile } from "./cache.js";
 import { EngramError } from "./errors.js";
 import { fetchModel, parseHub } from "./hub.js";
 
@@ -15,12 +15,13 @@ import { fetchModel, parseHub } from "./hub.js";
  */
 
 /**
- * The files of a model, downloaded where they have to be, and what reports call it.
+ * The files of a model, downloaded where they have to be, and what reports call it. `forget` is for
+ * a download that turns out to be no model.
  *
  * @param {Source} source
  * @param {LoadOptions} options
  * @param {Watch} watch
- * @returns {Promise<{ files: ModelFile[], name: string }>}
+ * @returns {Promise<{ files: ModelFile[], name: string, forget?: () => Promise<void> }>}
  */
 export async function resolve(source, options, watch) {
     if (typeof source === "string" && !isUrl(source)) {
@@ -30,7 +31,8 @@ export async function resolve(source, options, watch) {
     if (typeof source === "string" || source instanceof URL) {
         const url = new URL(source, baseUrl());
         const name = decodeURIComponent(url.pathname.split("/").pop() || url.hostname);
-        return { files: [{ name, blob: await fetchUrl(url, options, watch) }], name };
+        const blob = await fetchUrl(url, options, watch);
+        return { files: [{ name, blob }], name, forget: () => cache.clear(url.href) };
     }
     if (Array.isArray(source)) return fromFiles(source);
     const blob = await toBlob(/** @type {Exclude<Source, string | URL | readonly File[]>} */ (source));
