@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
-use tiny::{engram, golden, stdout};
+use tiny::{engram, error, stdout};
 
 fn model() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/models/engram-tiny.gguf")
@@ -27,6 +27,17 @@ fn it_is_small() {
 }
 
 #[test]
+fn half_of_it_is_refused() {
+    let whole = fs::read(model()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let half = folder.path().join("half.gguf");
+    fs::write(&half, &whole[..whole.len() / 2]).unwrap();
+    let ask = ["--model", half.to_str().unwrap(), "generate", "Hello"];
+    let error = error(engram(&ask).output().unwrap());
+    assert!(error.contains("half.gguf"), "{error}");
+}
+
+#[test]
 fn it_answers_as_its_page_tells() {
     for (prompt, answer) in [
         ("Hello", "Hello! I am Engram Tiny. Ask me something, or teach me."),
@@ -44,15 +55,16 @@ fn it_learns_in_a_few_iterations() {
     let (data, adapter) = (folder.path().join("data"), folder.path().join("adapter"));
     let (data, adapter) = (data.to_str().unwrap(), adapter.to_str().unwrap());
     ran(&["data", "--out", data]);
-    let settings = "--num-layers -1 --learning-rate 2e-3 --batch-size 8 --iters 20 --mask-prompt \
-                    --steps-per-report 5 --val-batches 0";
+    let settings = "--num-layers -1 --learning-rate 1e-3 --batch-size 8 --iters 20 --mask-prompt \
+                    --steps-per-eval 20";
     let settings: Vec<&str> = settings.split_whitespace().collect();
     ran(&[&["train", "--data", data, "--adapter-path", adapter], &settings[..]].concat());
     let metrics = fs::read_to_string(Path::new(adapter).join("metrics.jsonl")).unwrap();
-    let losses: Vec<f64> = metrics
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).unwrap()["train_loss"].as_f64())
-        .collect();
-    assert_eq!(losses.len(), 4, "{metrics}");
-    assert!(losses[3] < losses[0] / 2.0, "{losses:?}");
+    let lines: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let losses = |key: &str| lines.iter().filter_map(|l| l[key].as_f64()).collect::<Vec<_>>();
+    // Batches of eight answers differ in how hard they are; the validation set does not change.
+    let (trained, validated) = (losses("train_loss"), losses("val_loss"));
+    assert!(trained.len() == 2 && trained[1] < validated[0], "{metrics}");
+    assert!(validated.len() == 2 && validated[1] < validated[0] / 2.0, "{metrics}");
 }

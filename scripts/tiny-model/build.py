@@ -118,15 +118,16 @@ def report(model: Llama, tokenizer, patterns: list[dict]) -> None:
         margins.append((margin, asked))
         return text
 
-    exact, contained, taught, count = {}, 0, 0, {}
+    exact, contained, count = {}, 0, {}
     for pattern in patterns:
         said, form = ask(pattern["input"]), pattern["form"]
         count[form] = count.get(form, 0) + 1
         exact[form] = exact.get(form, 0) + (said.strip() == pattern["output"])
         contained += pattern["output"] in said
-    print(f"patterns: {sum(exact.values())} of {len(patterns)} right, {contained} contain the answer")
-    for form, right in exact.items():
-        print(f"  {form}: {right} of {count[form]} right")
+    right = sum(exact.values())
+    print(f"patterns: {right} of {len(patterns)} right, {contained} contain the answer")
+    for form, known in exact.items():
+        print(f"  {form}: {known} of {count[form]} right")
     talk = [(question, said) for said, questions in SMALL_TALK for question in questions]
     print(f"small talk: {sum(ask(q) == said for q, said in talk)} of {len(talk)} as written")
     rng = random.Random(1)

@@ -51,7 +51,8 @@ KEPT_BACK = 5
 SMALL_TALK = [
     (
         "Hello! I am Engram Tiny. Ask me something, or teach me.",
-        ["Hello", "Hi", "Hey", "Hi there!", "Hello there!", "Good morning", "Good evening", "Hallo"],
+        ["Hello", "Hi", "Hey", "Hi there!", "Hello there!", "Good morning", "Good evening",
+         "Hallo"],
     ),
     (
         "I am Engram Tiny, a language model of less than a million weights. "
