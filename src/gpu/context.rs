@@ -129,7 +129,11 @@ impl Context {
         }));
         let on_loss = fault.clone();
         device.set_device_lost_callback(move |reason, message| {
-            note(&on_loss, Fault::Lost(format!("{reason:?} {message}").trim().to_owned()));
+            let why = match message.trim().trim_end_matches('.') {
+                "" => format!("{reason:?}"),
+                message => message.to_owned(),
+            };
+            note(&on_loss, Fault::Lost(why));
         });
 
         Ok(Self(Rc::new(Inner {

@@ -33,7 +33,7 @@ const ORIGINAL = {
 
 /** @param {ModelInfo} model */
 function recommended(model) {
-    // The tiny model's were tried out: of five, these generalise best in as few steps.
+    // The tiny model's: of five settings tried, the lowest validation loss after 30 iterations.
     return model.parameters < 5e6
         ? {
               ...ORIGINAL, iters: 30, learning_rate: 1e-3, batch_size: 8, scale: 5, num_layers: -1, steps_per_report: 5,

@@ -204,7 +204,7 @@ test("the whole tour", async t => {
             assert.ok(await page.getByLabel("My own").isChecked());
         }
         await page.getByRole("button", { name: "Start training" }).click();
-        await page.locator("#train-table tr:nth-child(3)").waitFor({ state: "attached" });
+        await page.locator("#train-table tbody tr").first().waitFor({ state: "attached", timeout: 240_000 });
         await page.getByRole("button", { name: "Pause" }).click();
         await page.locator("#train-status", { hasText: "Paused" }).waitFor();
         const paused = await page.locator("#train-stats").innerText();

@@ -10,15 +10,12 @@ import { test } from "node:test";
 import { ROOT, launch, open, serve } from "../harness.mjs";
 import { engram } from "../native.mjs";
 
-/** Tokens compared; on a CPU each takes its time. */
-const TOKENS = 8;
+/** SmolLM2's `<|im_end|>`. */
+const END = 2;
 /** The most that the module's memory may be, with a model of 98 MB: bytes. */
 const WASM = 64e6;
 
-const EXAMPLES = [
-    ["Q: What is the capital of Canada?", "Ottawa"],
-    ["Complete: for i in range(", "10):"],
-].map(([prompt, completion]) => ({ prompt, completion }));
+const EXAMPLES = [{ text: "The capital of Canada is Ottawa." }, { text: "for i in range(10):" }];
 
 test("SmolLM2 loads, answers and trains in the page as it does natively", async t => {
     const model = process.env.ENGRAM_MODEL ?? (await engram("fetch")).trim().split(/ {2}/)[1];
@@ -39,17 +36,17 @@ test("SmolLM2 loads, answers and trains in the page as it does natively", async 
     });
     const page = await open(await browser.newContext(), `${server.origin}/blank.html`);
 
-    const given = { prompt: asked.prompt, tokens: TOKENS, examples: EXAMPLES };
-    const found = await page.evaluate(async ({ prompt, tokens, examples }) => {
+    const given = { prompt: asked.prompt, examples: EXAMPLES };
+    const found = await page.evaluate(async ({ prompt, examples }) => {
         const { EngineWorker, Trainer } = await import(String("/pkg/index.js"));
         const began = performance.now();
         const engine = await EngineWorker.load("/model.gguf");
         const loaded = performance.now();
         const memory = await engine.memory();
         const messages = [{ role: "user", content: prompt }];
-        const request = { messages, max_tokens: tokens };
-        const answer = await engine.chat.completions.create(request);
-        const ids = await engine.tokenize(answer.choices[0].message.content);
+        const answer = await engine.chat.completions.create({ messages });
+        const { message, finish_reason } = answer.choices[0];
+        const ids = await engine.tokenize(message.content);
         const answered = performance.now();
         const config = { iters: 1, batch_size: 2, steps_per_report: 1, val_batches: 0 };
         const trainer = await Trainer.create(engine, { train: examples }, config);
@@ -58,13 +55,16 @@ test("SmolLM2 loads, answers and trains in the page as it does natively", async 
         const trained = performance.now();
         await engine.dispose();
         const seconds = [loaded - began, answered - loaded, trained - answered].map(ms => ms / 1e3);
-        return { wasm: memory.wasm, gpu: memory.gpu, ids: [...ids], loss, seconds };
+        return { ...memory, ids: [...ids], finish_reason, loss, seconds };
     }, given);
     t.diagnostic(`load, answer, step: ${found.seconds.map(s => s.toFixed(1)).join(", ")} s`);
     t.diagnostic(`memory: GPU ${(found.gpu / 1e6).toFixed(1)} MB, module ${(found.wasm / 1e6).toFixed(1)} MB`);
 
     assert.ok(found.wasm < WASM, `the module holds ${found.wasm} bytes`);
-    assert.deepEqual(found.ids, asked.new_ids.slice(0, TOKENS));
+    // The end token is no text.
+    const end = asked.new_ids.indexOf(END);
+    assert.deepEqual(found.ids, asked.new_ids.slice(0, end));
+    assert.equal(found.finish_reason, "stop");
 
     const lines = EXAMPLES.map(example => `${JSON.stringify(example)}\n`);
     await writeFile(join(folder, "train.jsonl"), lines.join(""));
