@@ -155,7 +155,7 @@ export function start(app) {
         status.textContent = "Preparing…";
         await trainer?.dispose().catch(() => {});
         trainer = trained = undefined;
-        let iteration = 0;
+        let iteration = 0, isLost = false;
         try {
             const made = await engram.Trainer.create(engine, { train: splits.train, valid: splits.valid }, settings());
             trainer = made;
@@ -179,6 +179,7 @@ export function start(app) {
             status.textContent = iteration < made.config.iters ? `Stopped after ${plural(iteration, "iteration")}.` : "Done.";
             announce(status.textContent);
         } catch (failure) {
+            isLost = codeOf(failure) === "device-lost";
             status.textContent = iteration ? `Ended after ${plural(iteration, "iteration")}.` : "";
             if (codeOf(failure) !== "aborted") showError(error, failure, app, {
                 "not-finite": { label: "Halve the learning rate", act: () => {
@@ -193,7 +194,7 @@ export function start(app) {
             showState();
             status.textContent = end;
             box("note-train").textContent = iteration ? `${plural(iteration, "iteration")} done` : "";
-            if (iteration && trainer && trained === app.engine) offer(iteration);
+            if (iteration && trainer && trained === app.engine) offer(iteration, isLost);
             app.changed("memory");
         }
     }
@@ -234,13 +235,15 @@ export function start(app) {
         stats(values, false);
     }
 
-    /** @param {number} iteration */
-    function offer(iteration) {
+    /** @param {number} iteration @param {boolean} isLost whether the device is, and the last weights with it */
+    function offer(iteration, isLost) {
         const best = chart.best;
-        fillSelect(select("finish-checkpoint"), [
+        const choices = [
             ...(best && best.iteration > 1 ? [{ value: "best", label: `best: iteration ${best.iteration}` }] : []),
-            { value: "last", label: `last: iteration ${iteration}` },
-        ], "");
+            ...(isLost ? [] : [{ value: "last", label: `last: iteration ${iteration}` }]),
+        ];
+        if (!choices.length) return;
+        fillSelect(select("finish-checkpoint"), choices, "");
         const taken = new Set(app.adapters.map(adapter => adapter.name));
         let name = "my-adapter";
         for (let n = 2; taken.has(name); n++) name = `my-adapter-${n}`;

@@ -5,7 +5,6 @@
 
 import { EngramError, throwIfAborted, toError } from "./errors.js";
 import { hasher } from "./hash.js";
-import { megabytes } from "./quota.js";
 
 /**
  * Downloads a file into `sink`, which gives it back, and tells what came. The sink is also told how
@@ -51,7 +50,7 @@ export async function download(url, wanted, sink) {
         // A sink that refused has not begun to read; a stream that failed can't be cancelled.
         if (!stream.locked) await stream.cancel().catch(() => {});
         throwIfAborted(signal);
-        if (error instanceof TypeError) throw brokenOff(shown, bytes, error);
+        if (error instanceof TypeError) throw brokenOff(shown, error);
         throw error;
     } finally {
         sum.free();
@@ -96,12 +95,11 @@ function unreachable(shown, url, cause) {
     });
 }
 
-/** @param {string} shown @param {number} bytes @param {TypeError} cause */
-function brokenOff(shown, bytes, cause) {
-    const problem = `the download broke off after ${megabytes(bytes)} (${cause.message})`;
-    return new EngramError("network", `${shown}: ${problem}; check the network and try again`, {
-        cause,
-    });
+/** @param {string} shown @param {TypeError} cause */
+function brokenOff(shown, cause) {
+    const advice = "check the network and try again";
+    const message = `${shown}: the download broke off (${cause.message}); ${advice}`;
+    return new EngramError("network", message, { cause });
 }
 
 /** @param {string} shown @param {string} problem */

@@ -33,7 +33,9 @@ export function isQuotaError(error) {
 export async function quotaError(url, bytes, cause) {
     const { bytes: used, quota } = await usage();
     const need = bytes ? `it needs ${megabytes(bytes)}` : "its size is not known";
-    const free = quota === null ? "" : `, ${megabytes(Math.max(0, quota - used))} are free`;
+    const room = quota === null ? Infinity : Math.max(0, quota - used);
+    // Browsers may tell of more room than they give.
+    const free = room < (bytes || Infinity) ? `, ${megabytes(room)} are free` : "";
     return new EngramError(
         "quota",
         `${url}: the browser has no room to keep it (${need}${free}); clear the cache or free ` +
@@ -43,6 +45,6 @@ export async function quotaError(url, bytes, cause) {
 }
 
 /** @param {number} bytes */
-export function megabytes(bytes) {
+function megabytes(bytes) {
     return `${(bytes / 1e6).toFixed(1)} MB`;
 }
