@@ -257,7 +257,7 @@ describe("faults", () => {
             for (let turn = 1; turn <= 100; turn++) {
                 messages.push({ role: "user", content: `What is ${turn % 10} and ${turn % 7}?` });
                 // As the page does: the oldest turns go first.
-                messages = messages.slice(-5);
+                messages = messages.slice(-3);
                 let content = "";
                 const stream = await engine.chat.completions.create({ messages, stream: true, max_tokens: 4, temperature: 1, seed: turn });
                 for await (const chunk of stream) content += chunk.choices[0].delta.content ?? "";

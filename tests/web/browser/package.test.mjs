@@ -56,7 +56,7 @@ async function example() {
  * Runs `body` in a page of its own, with the cache empty.
  *
  * @template T
- * @param {(argument: { kind: Kind, sum: string }) => Promise<T>} body
+ * @param {(argument: { kind: Kind }) => Promise<T>} body
  * @param {Kind} kind
  */
 async function inPage(body, kind) {
@@ -65,7 +65,7 @@ async function inPage(body, kind) {
     const context = await browser.newContext();
     try {
         const page = await open(context, server.url);
-        return await page.evaluate(body, { kind, sum });
+        return await page.evaluate(body, { kind });
     } finally {
         await context.close();
     }
@@ -74,7 +74,7 @@ async function inPage(body, kind) {
 /**
  * @template T
  * @param {string} name
- * @param {(argument: { kind: Kind, sum: string }) => Promise<T>} body
+ * @param {(argument: { kind: Kind }) => Promise<T>} body
  * @param {(result: T) => void | Promise<void>} check
  */
 function both(name, body, check) {
@@ -397,99 +397,6 @@ test("data needs no GPU", async () => {
     assert.match(result.error, /^data .*bad\.yaml/);
     assert.equal(result.examples.length, 1);
     assert(result.support.ok && result.support.device?.isSoftware, result.support.message);
-});
-
-test("a kept model needs no network, and a damaged one is fetched anew", async () => {
-    const context = await browser.newContext();
-    const page = await open(context, server.url);
-    const load = () =>
-        page.evaluate(async () => {
-            /** @type {Engram} */
-            const { EngineWorker } = await import(/** @type {string} */ ("engram"));
-            const engine = await EngineWorker.load("./model.gguf");
-            const { text } = await engine.generate("hello", { max_tokens: 5 });
-            await engine.dispose();
-            return text;
-        });
-    const asked = () => server.requests.filter(path => path === "/model.gguf").length;
-    server.requests.length = 0;
-    const text = await load();
-    assert.equal(asked(), 1);
-    await page.reload();
-    server.faults.set("/model.gguf", { status: 503 });
-    assert.equal(await load(), text);
-    assert.equal(asked(), 1, "not even a question");
-
-    server.faults.clear();
-    await page.evaluate(async () => {
-        const root = await navigator.storage.getDirectory();
-        const folder = await root.getDirectoryHandle("engram");
-        for await (const name of folder.keys()) {
-            if (name.endsWith(".json")) continue;
-            const file = await (await folder.getFileHandle(name)).createWritable({ keepExistingData: true });
-            await file.write({ type: "write", position: 50_000, data: new Uint8Array(8) });
-            await file.close();
-        }
-    });
-    assert.equal(await load(), text);
-    assert.equal(asked(), 2);
-    await context.close();
-});
-
-test("a bad download says so and leaves nothing", async () => {
-    const context = await browser.newContext();
-    const page = await open(context, server.url);
-    const load = () =>
-        page.evaluate(async sha256 => {
-            /** @type {Engram} */
-            const { Engine, cache } = await import(/** @type {string} */ ("engram"));
-            const code = await Engine.load("./model.gguf", { sha256 }).then(
-                engine => engine.dispose(),
-                error => error.code,
-            );
-            const root = await navigator.storage.getDirectory();
-            const files = [];
-            for await (const name of (await root.getDirectoryHandle("engram")).keys()) files.push(name);
-            return { code, files: files.length, kept: (await cache.list()).length };
-        }, sum);
-    server.faults.set("/model.gguf", { corruptAt: 70_000 });
-    assert.deepEqual(await load(), { code: "integrity", files: 0, kept: 0 });
-    server.faults.set("/model.gguf", { truncateAt: 70_000 });
-    assert.deepEqual(await load(), { code: "network", files: 0, kept: 0 });
-    server.faults.set("/model.gguf", { shortenTo: 70_000 });
-    assert.deepEqual(await load(), { code: "integrity", files: 0, kept: 0 });
-    server.faults.clear();
-    const session = await context.newCDPSession(page);
-    await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin, quotaSize: 50_000 });
-    assert.deepEqual(await load(), { code: "quota", files: 0, kept: 0 });
-    await session.send("Storage.overrideQuotaForOrigin", { origin: server.origin });
-    assert.deepEqual(await load(), { code: undefined, files: 2, kept: 1 });
-    await context.close();
-});
-
-test("of two tabs one downloads, and the other watches", async () => {
-    const context = await browser.newContext();
-    const pages = [await open(context, server.url), await open(context, server.url)];
-    server.faults.set("/model.gguf", { delay: 300 });
-    server.requests.length = 0;
-    const loads = pages.map(page =>
-        page.evaluate(async () => {
-            /** @type {Engram} */
-            const { Engine } = await import(/** @type {string} */ ("engram"));
-            let seen = 0;
-            const onProgress = (/** @type {{ phase: string }} */ { phase }) => {
-                if (phase === "download") seen++;
-            };
-            const engine = await Engine.load("./model.gguf", { onProgress });
-            await engine.dispose();
-            return seen;
-        }),
-    );
-    const seen = await Promise.all(loads);
-    server.faults.clear();
-    assert.equal(server.requests.filter(path => path === "/model.gguf").length, 1);
-    assert(seen.every(count => count > 0), String(seen));
-    await context.close();
 });
 
 test("where the file system can't be written, the Cache API keeps models", async () => {
