@@ -12,6 +12,9 @@ import { questions } from "../state.js";
 
 /** @typedef {"improved" | "worse" | "same"} Verdict */
 
+/** Questions that are offered where the CPU computes, and each takes about a second. */
+const ON_A_CPU = 12;
+
 /** @param {App} app */
 export function start(app) {
     const error = box("eval-error"), status = box("eval-status");
@@ -29,12 +32,14 @@ export function start(app) {
             { value: "", label: "nothing: only the bare model" },
         ], app.active ?? select("eval-adapter").value);
     });
-    app.on("data", () => {
+    const offer = () => {
         const n = asked().length;
         input("eval-limit").max = String(Math.max(1, n));
-        input("eval-limit").value = String(n);
+        input("eval-limit").value = String(app.engine?.device.isSoftware ? Math.min(n, ON_A_CPU) : n);
         showState();
-    });
+    };
+    app.on("data", offer);
+    app.on("engine", offer);
     form("eval-form").onsubmit = event => {
         event.preventDefault();
         run();

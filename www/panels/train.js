@@ -33,11 +33,11 @@ const ORIGINAL = {
 
 /** @param {ModelInfo} model */
 function recommended(model) {
-    // The tiny model's: of five settings tried, the lowest validation loss after 30 iterations.
+    // The tiny model's: two blocks of its four learn nearly as well, in half the time.
     return model.parameters < 5e6
         ? {
-              ...ORIGINAL, iters: 30, learning_rate: 1e-3, batch_size: 8, scale: 5, num_layers: -1, steps_per_report: 5,
-              steps_per_eval: 10, val_batches: 3, mask_prompt: true, max_seq_length: model.contextLength,
+              ...ORIGINAL, iters: 30, learning_rate: 1e-3, num_layers: 2, steps_per_report: 5, steps_per_eval: 15,
+              val_batches: 2, mask_prompt: true, max_seq_length: model.contextLength,
           }
         : { ...ORIGINAL, learning_rate: 1e-4, mask_prompt: true, max_seq_length: 512 };
 }
