@@ -92,7 +92,7 @@ async function answers() {
 /** @param {string} question */
 async function ask(question) {
     await go("chat");
-    await page.getByRole("button", { name: "Clear" }).click();
+    await page.getByRole("button", { name: "Clear", exact: true }).click();
     await page.getByRole("textbox", { name: "Message", exact: true }).fill(question);
     await page.getByRole("textbox", { name: "Message", exact: true }).press("Enter");
     await page.locator(".turn.assistant .meta:not(:empty)").waitFor();
