@@ -86,7 +86,7 @@ async function loaded() {
 
 /** Asks in the chat, each question alone, and gives the answers. */
 async function answers() {
-    return [await ask(QUESTION), await ask("Tell me something about rivers, please.")];
+    return [await ask(QUESTION), await ask("Q: What is the square root of 144?")];
 }
 
 /** @param {string} question */
