@@ -233,6 +233,9 @@ test("the whole tour", async t => {
     await t.test("no task of the page's own thread holds it up", async () => {
         const longest = mainThreadTasks(await browser.stopTracing()).slice(0, 5);
         t.diagnostic(`longest tasks of the page's thread, ms of processor time: ${longest.join(", ")}`);
+        // By the clock they are as long as the machine is busy.
+        const byClock = await page.evaluate(() => /** @type {{ longTasks?: number[] }} */ (globalThis).longTasks ?? []);
+        t.diagnostic(`tasks of over 50 ms by the clock: ${byClock.map(Math.round).join(", ") || "none"}`);
         assert.ok(/** @type {number} */ (longest[0]) <= 50);
     });
 
