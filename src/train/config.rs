@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::data::batch::{BatchConfig, Semantics};
 use crate::kernels::optimizer::Adam;
-use crate::model::{ModelConfig, Target};
+use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
 
 /// The optimizers.
@@ -160,6 +160,15 @@ impl TrainConfig {
             return Err(Error::invalid(format!("num-layers is {count}, the model has {blocks}")));
         }
         Ok(blocks - count..blocks)
+    }
+
+    /// What a run of it starts from: random `lora_a`, zero `lora_b`.
+    ///
+    /// # Errors
+    /// Keys or blocks that the model does not have.
+    pub fn initial_adapter(&self, model: &ModelConfig) -> Result<AdapterTensors> {
+        let (layers, targets) = (self.layers(model)?, self.targets()?);
+        AdapterTensors::init(model, layers, &targets, self.rank, self.scale, self.seed)
     }
 
     /// How its batches are made.

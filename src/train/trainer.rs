@@ -115,14 +115,7 @@ impl Trainer {
     ) -> Result<Self> {
         let config = &checkpoint.config;
         config.check()?;
-        let blank = AdapterTensors::init(
-            &model.config,
-            config.layers(&model.config)?,
-            &config.targets()?,
-            config.rank,
-            config.scale,
-            config.seed,
-        )?;
+        let blank = config.initial_adapter(&model.config)?;
         let source = BatchSource::resume(train, checkpoint.source.clone())?;
         let mut trainer = Self::build(context, model, &blank, source, valid, config)?;
         for (buffer, values) in [

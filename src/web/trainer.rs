@@ -72,14 +72,7 @@ impl WasmEngine {
         };
         let train = set("train")?.ok_or_else(|| Error::invalid("the data set has no `train`"))?;
         let valid = if config.val_batches == 0 { None } else { set("valid")? };
-        let initial = AdapterTensors::init(
-            &model.config,
-            config.layers(&model.config)?,
-            &config.targets()?,
-            config.rank,
-            config.scale,
-            config.seed,
-        )?;
+        let initial = config.initial_adapter(&model.config)?;
         engine.context().memory().reset_peak();
         let trainer = Trainer::new(engine.context(), model, &initial, train, valid, &config)?;
         Ok(WasmTrainer {

@@ -302,41 +302,20 @@ export interface EngineInterface {
     dispose(): Promise<void>;
 }
 
+export interface Engine extends EngineInterface {}
 /** A model in the calling thread. */
-export class Engine implements EngineInterface {
+export class Engine {
     private constructor();
     /** Loads a model. */
     static load(source: Source, options?: LoadOptions): Promise<Engine>;
-    readonly model: ModelInfo;
-    readonly device: DeviceInfo;
-    readonly chat: { readonly completions: Completions };
-    readonly adapters: Adapters;
-    generate(prompt: string, options?: GenerateOptions): Promise<Generated>;
-    tokenize(text: string): Promise<Uint32Array>;
-    detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
-    countTokens(input: string | readonly Message[]): Promise<number>;
-    memory(): Promise<MemoryInfo>;
-    reload(options?: { onProgress?: (progress: LoadProgress) => void; signal?: AbortSignal }): Promise<void>;
-    loseDevice(): Promise<void>;
-    dispose(): Promise<void>;
 }
 
+export interface EngineWorker extends EngineInterface {}
 /** A model in a worker of its own; the page stays free. */
-export class EngineWorker implements EngineInterface {
+export class EngineWorker {
     private constructor();
     /** Starts a worker and loads a model there. `worker` is for those who start it themselves. */
     static load(source: Source, options?: LoadOptions & { worker?: Worker }): Promise<EngineWorker>;
-    readonly model: ModelInfo;
-    readonly device: DeviceInfo;
-    readonly chat: { readonly completions: Completions };
-    readonly adapters: Adapters;
-    generate(prompt: string, options?: GenerateOptions): Promise<Generated>;
-    tokenize(text: string): Promise<Uint32Array>;
-    detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
-    countTokens(input: string | readonly Message[]): Promise<number>;
-    memory(): Promise<MemoryInfo>;
-    reload(options?: { onProgress?: (progress: LoadProgress) => void; signal?: AbortSignal }): Promise<void>;
-    loseDevice(): Promise<void>;
     /** Frees the GPU's memory and ends the worker. */
     dispose(): Promise<void>;
 }

@@ -146,14 +146,7 @@ fn start(engine: &Engine, options: &Options, terminal: Terminal) -> Result<Train
             take_shape(&mut config, &tensors, model.config.num_hidden_layers, folder)?;
             tensors
         }
-        None => AdapterTensors::init(
-            &model.config,
-            config.layers(&model.config)?,
-            &config.targets()?,
-            config.rank,
-            config.scale,
-            config.seed,
-        )?,
+        None => config.initial_adapter(&model.config)?,
     };
     let (train, valid) = data(engine, options, &config, terminal)?;
     Ok(Trainer::new(context, model, &initial, train, valid, &config)?)
