@@ -62,16 +62,19 @@ describe("faults", () => {
     /** How often the model was asked for. */
     const asked = () => server.requests.filter(path => path === PATH).length;
 
+    /** Loads the model in the page's thread, and what it says. @param {import("playwright-core").Page} page */
+    const loadAndAnswer = page =>
+        page.evaluate(async path => {
+            const { Engine } = /** @type {Engram} */ (await import(String("/pkg/index.js")));
+            const engine = await Engine.load(path);
+            const { text } = await engine.generate("hello", { max_tokens: 5 });
+            await engine.dispose();
+            return text;
+        }, PATH);
+
     test("offline, a kept model loads and answers; one that is not kept says what to do", async t => {
         const page = await blank(t);
-        const load = () =>
-            page.evaluate(async path => {
-                const { Engine } = /** @type {Engram} */ (await import(String("/pkg/index.js")));
-                const engine = await Engine.load(path);
-                const { text } = await engine.generate("hello", { max_tokens: 5 });
-                await engine.dispose();
-                return text;
-            }, PATH);
+        const load = () => loadAndAnswer(page);
         const before = asked();
         const text = await load();
         assert.equal(asked(), before + 1);
@@ -136,14 +139,7 @@ describe("faults", () => {
 
     test("a kept file that is damaged is fetched anew", async t => {
         const page = await blank(t);
-        const load = () =>
-            page.evaluate(async path => {
-                const { Engine } = /** @type {Engram} */ (await import(String("/pkg/index.js")));
-                const engine = await Engine.load(path);
-                const { text } = await engine.generate("hello", { max_tokens: 5 });
-                await engine.dispose();
-                return text;
-            }, PATH);
+        const load = () => loadAndAnswer(page);
         const text = await load();
         await page.evaluate(async () => {
             const root = await navigator.storage.getDirectory();
