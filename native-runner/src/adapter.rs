@@ -7,13 +7,13 @@ use anyhow::{Result, ensure};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
 use engram::generate::Engine;
 use engram::model::{Adapter, AdapterTensors, GpuAdapter};
-use engram::ops::Parameter;
+use engram::ops::GpuLora;
 
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
 
 /// The adapter in `folder`, on the engine's device; none if there is no folder.
-pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<Rc<Adapter<Parameter>>>> {
+pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<Rc<Adapter<GpuLora>>>> {
     let Some(folder) = folder else { return Ok(None) };
     let tensors = read_folder(folder)?;
     tensors.check(&folder.display().to_string(), &engine.model().config)?;

@@ -7,7 +7,7 @@ use super::harness::{Candidate, Completion, EvalPrompt, LossSum, LossText, Promp
 use crate::data::tokens::Encode as _;
 use crate::generate::{Decoder, Engine, FinishReason, GenerateConfig, Likelihood};
 use crate::model::Adapter;
-use crate::ops::Parameter;
+use crate::ops::GpuLora;
 use crate::text::Message;
 use crate::{Error, Result};
 
@@ -21,7 +21,7 @@ const CAPACITY_STEP: usize = 128;
 pub struct EngineCandidate<'a> {
     name: String,
     engine: &'a Engine,
-    adapter: Option<Rc<Adapter<Parameter>>>,
+    adapter: Option<Rc<Adapter<GpuLora>>>,
     clock: &'a dyn Fn() -> f64,
     // Both are recorded at their first use and replayed from then on.
     decoder: Option<Decoder>,
@@ -33,7 +33,7 @@ impl<'a> EngineCandidate<'a> {
     pub fn new(
         name: impl Into<String>,
         engine: &'a Engine,
-        adapter: Option<Rc<Adapter<Parameter>>>,
+        adapter: Option<Rc<Adapter<GpuLora>>>,
         clock: &'a dyn Fn() -> f64,
     ) -> Self {
         let name = name.into();

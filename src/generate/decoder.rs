@@ -10,7 +10,7 @@ use std::rc::Rc;
 use crate::gpu::{Buffer, Context, Recording, Step};
 use crate::kernels::{Tensor, Token, argmax::argmax, last_row::last_row};
 use crate::model::{Adapter, GpuLlama, ModelConfig, rope_table};
-use crate::ops::{GpuOps, KvCache, Ops, Parameter};
+use crate::ops::{GpuLora, GpuOps, KvCache, Ops};
 use crate::{Error, Result};
 
 /// Most prompt tokens in one replay.
@@ -25,7 +25,7 @@ const PICKS: usize = 64;
 pub struct Decoder {
     context: Context,
     model: Rc<GpuLlama>,
-    adapter: Option<Rc<Adapter<Parameter>>>,
+    adapter: Option<Rc<Adapter<GpuLora>>>,
     /// Tokens whose keys and values are in the cache.
     history: Vec<u32>,
     prompt_step: Buffer,
@@ -52,7 +52,7 @@ impl Decoder {
     pub fn new(
         context: &Context,
         model: &Rc<GpuLlama>,
-        adapter: Option<&Rc<Adapter<Parameter>>>,
+        adapter: Option<&Rc<Adapter<GpuLora>>>,
     ) -> Result<Self> {
         let uniform = || context.uniform("step", size_of::<Step>() as u64);
         let (prompt_step, single_step) = (uniform()?, uniform()?);
@@ -250,7 +250,7 @@ pub(super) fn check_ids(config: &ModelConfig, ids: &[u32]) -> Result<()> {
 struct Parts<'a> {
     context: &'a Context,
     model: &'a GpuLlama,
-    adapter: Option<&'a Adapter<Parameter>>,
+    adapter: Option<&'a Adapter<GpuLora>>,
     prompt_step: &'a Buffer,
     single_step: &'a Buffer,
     prompt_tokens: &'a Buffer,

@@ -11,7 +11,7 @@ use crate::data::tokens::Encode;
 use crate::formats::Checkpoint;
 use crate::gpu::Context;
 use crate::model::{Adapter, GpuLlama, Quantize};
-use crate::ops::Parameter;
+use crate::ops::GpuLora;
 use crate::text::{LocalTime, Message, Tokenizer};
 
 /// Tokens that end an answer in the models of this architecture, whatever their config says.
@@ -72,7 +72,7 @@ impl Engine {
     }
 
     /// A decoder with an empty cache, with or without an adapter.
-    pub fn decoder(&self, adapter: Option<&Rc<Adapter<Parameter>>>) -> Result<Decoder> {
+    pub fn decoder(&self, adapter: Option<&Rc<Adapter<GpuLora>>>) -> Result<Decoder> {
         Decoder::new(&self.context, &self.model, adapter)
     }
 

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use crate::gpu::{Buffer, Context, Recording, Step};
 use crate::kernels::{Tensor, Token};
 use crate::model::{Adapter, GpuLlama, rope_table};
-use crate::ops::{GpuOps, Ops, Parameter};
+use crate::ops::{GpuLora, GpuOps, Ops};
 use crate::{Error, Result};
 
 /// Rows that the LM head does in one replay.
@@ -41,7 +41,7 @@ impl Likelihood {
     pub fn new(
         context: &Context,
         model: &GpuLlama,
-        adapter: Option<&Rc<Adapter<Parameter>>>,
+        adapter: Option<&Rc<Adapter<GpuLora>>>,
         capacity: usize,
     ) -> Result<Self> {
         let limit = model.config.max_position_embeddings;

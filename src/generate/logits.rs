@@ -8,7 +8,7 @@ use crate::gpu::{Recorder, Step};
 use crate::kernels::matmul::matmul;
 use crate::kernels::{Tensor, Token};
 use crate::model::{Adapter, rope_table};
-use crate::ops::{GpuOps, Ops, Parameter};
+use crate::ops::{GpuLora, GpuOps, Ops};
 use crate::{Error, Result};
 
 /// Most bytes of logits that are on the GPU at a time, unless one token has more.
@@ -24,7 +24,7 @@ impl Engine {
     pub async fn logits_all(
         &self,
         ids: &[u32],
-        adapter: Option<&Adapter<Parameter>>,
+        adapter: Option<&Adapter<GpuLora>>,
     ) -> Result<Vec<f32>> {
         let (context, model) = (self.context(), self.model());
         let config = &model.config;

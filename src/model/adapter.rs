@@ -1,9 +1,8 @@
-//! A LoRA adapter: low-rank updates of some of a decoder's linear layers.
+//! An adapter: updates of some of a decoder's linear layers.
 
 use std::collections::BTreeMap;
 
 use super::ModelConfig;
-use crate::ops::Lora;
 
 /// A linear layer of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,20 +63,21 @@ impl Target {
     }
 }
 
-/// The updates of an adapter by block and layer.
+/// The updates of an adapter by block and layer. `U` is a [`Lora`](crate::ops::Lora), or what else
+/// an implementation of [`Ops`](crate::ops::Ops) can do.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Adapter<P> {
-    updates: BTreeMap<(usize, Target), Lora<P>>,
+pub struct Adapter<U> {
+    updates: BTreeMap<(usize, Target), U>,
 }
 
-impl<P> Adapter<P> {
+impl<U> Adapter<U> {
     /// An adapter of these updates.
-    pub fn new(updates: impl IntoIterator<Item = ((usize, Target), Lora<P>)>) -> Self {
+    pub fn new(updates: impl IntoIterator<Item = ((usize, Target), U)>) -> Self {
         Self { updates: updates.into_iter().collect() }
     }
 
     /// The update of one layer, if it has one.
-    pub fn get(&self, layer: usize, target: Target) -> Option<&Lora<P>> {
+    pub fn get(&self, layer: usize, target: Target) -> Option<&U> {
         self.updates.get(&(layer, target))
     }
 
@@ -87,8 +87,8 @@ impl<P> Adapter<P> {
     }
 
     /// Every update, block by block.
-    pub fn iter(&self) -> impl Iterator<Item = (usize, Target, &Lora<P>)> {
-        self.updates.iter().map(|(&(layer, target), lora)| (layer, target, lora))
+    pub fn iter(&self) -> impl Iterator<Item = (usize, Target, &U)> {
+        self.updates.iter().map(|(&(layer, target), update)| (layer, target, update))
     }
 
     /// The first block with an update: nothing below it needs a gradient.

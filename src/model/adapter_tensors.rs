@@ -9,7 +9,7 @@ use crate::ops::Lora;
 use crate::{Error, Result};
 
 /// An adapter whose parameters are f32 values, row-major.
-pub type AdapterTensors = Adapter<Vec<f32>>;
+pub type AdapterTensors = Adapter<Lora<Vec<f32>>>;
 
 impl AdapterTensors {
     /// An adapter that changes nothing yet: `a` uniform in ±1/√in, `b` zero, as in MLX-LM
@@ -53,7 +53,7 @@ impl AdapterTensors {
                 let bound = 1.0 / (ins as f64).sqrt();
                 let mut value = || ((2.0 * random.next_f64() - 1.0) * bound) as f32;
                 let a = (0..ins * rank).map(|_| value()).collect();
-                let lora = Lora { a, b: vec![0.0; rank * outs], rank, scale };
+                let lora = Lora { a, b: vec![0.0; rank * outs], rank, scale, magnitude: None };
                 updates.push(((layer, target), lora));
             }
         }
@@ -94,6 +94,18 @@ impl AdapterTensors {
                 }
                 if let Some(value) = values.iter().find(|value| !value.is_finite()) {
                     return problem(format!("{half} holds {value}"));
+                }
+            }
+            if let Some(magnitude) = &lora.magnitude {
+                if magnitude.len() != outs {
+                    let found = magnitude.len();
+                    return problem(format!(
+                        "the magnitude is [{found}], but the model expects [{outs}]; the adapter is \
+                         for another model"
+                    ));
+                }
+                if let Some(value) = magnitude.iter().find(|value| !value.is_finite()) {
+                    return problem(format!("the magnitude holds {value}"));
                 }
             }
             if !lora.scale.is_finite() {
@@ -169,7 +181,8 @@ mod tests {
     #[test]
     fn what_does_not_fit_the_model_is_named() {
         let problem = |layer, change: fn(&mut Lora<Vec<f32>>)| {
-            let mut lora = Lora { a: vec![0.5; 128], b: vec![0.5; 32], rank: 2, scale: 1.0 };
+            let mut lora =
+                Lora { a: vec![0.5; 128], b: vec![0.5; 32], rank: 2, scale: 1.0, magnitude: None };
             change(&mut lora);
             let adapter = Adapter::new([((layer, Target::K), lora)]);
             adapter.check("mine", &config()).unwrap_err().to_string()
@@ -190,6 +203,11 @@ mod tests {
             (problem(1, |lora| lora.a[9] = f32::NAN), "lora_a holds NaN"),
             (problem(1, |lora| lora.b[9] = f32::INFINITY), "lora_b holds inf"),
             (problem(1, |lora| lora.scale = f32::INFINITY), "the scale is inf"),
+            (
+                problem(1, |lora| lora.magnitude = Some(vec![1.0; 3])),
+                "the magnitude is [3], but the model expects [16]",
+            ),
+            (problem(1, |lora| lora.magnitude = Some(vec![f32::NAN; 16])), "magnitude holds NaN"),
         ] {
             assert!(problem.contains(named), "{problem}");
             assert!(problem.starts_with(of_k) || problem.contains("layers.2."), "{problem}");

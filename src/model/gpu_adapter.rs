@@ -11,7 +11,7 @@ use crate::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct GpuAdapter {
     /// Where in [`Self::parameters`] each update lies.
-    pub adapter: Rc<Adapter<Parameter>>,
+    pub adapter: Rc<Adapter<Lora<Parameter>>>,
     /// (count) f32: `a` then `b` of every update, in the order of [`Adapter::iter`].
     pub parameters: Buffer,
     /// Number of parameters.
@@ -23,8 +23,13 @@ impl GpuAdapter {
     /// for the model that they will be used with.
     ///
     /// # Errors
-    /// More parameters than a buffer of the device holds.
+    /// A DoRA adapter; more parameters than a buffer of the device holds.
     pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
+        if tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+            return Err(Error::invalid(
+                "it is a DoRA adapter, for which the wgpu engine has no kernels; use --engine burn",
+            ));
+        }
         let count: usize = tensors.iter().map(|(_, _, lora)| lora.a.len() + lora.b.len()).sum();
         // Kernels count them in u32.
         if u32::try_from(count).is_err() {
@@ -42,7 +47,10 @@ impl GpuAdapter {
             .iter()
             .map(|(layer, target, lora)| {
                 let (a, b) = (place(&lora.a), place(&lora.b));
-                ((layer, target), Lora { a, b, rank: lora.rank, scale: lora.scale })
+                (
+                    (layer, target),
+                    Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None },
+                )
             })
             .collect();
         Ok(Self { adapter: Rc::new(Adapter::new(updates)), parameters, count })
@@ -63,7 +71,10 @@ impl GpuAdapter {
         let mut updates = Vec::new();
         for (layer, target, lora) in self.adapter.iter() {
             let (a, b) = (array(lora.a.offset)?, array(lora.b.offset)?);
-            updates.push(((layer, target), Lora { a, b, rank: lora.rank, scale: lora.scale }));
+            updates.push((
+                (layer, target),
+                Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None },
+            ));
         }
         Ok(Adapter::new(updates))
     }
@@ -81,7 +92,7 @@ mod tests {
         let context = test_context().await;
         let lora = |seed, ins, outs, rank| {
             let (a, b) = (noise(seed, ins * rank), noise(seed + 1, rank * outs));
-            Lora { a, b, rank, scale: seed as f32 }
+            Lora { a, b, rank, scale: seed as f32, magnitude: None }
         };
         let tensors = Adapter::new([
             ((3, Target::Down), lora(1, 7, 5, 3)),

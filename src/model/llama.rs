@@ -47,11 +47,7 @@ pub struct Block<M, V> {
 
 impl<M: Clone, V: Clone> Llama<M, V> {
     /// The residual stream after the last block, (T, hidden_size), not yet normalised.
-    pub fn hidden<O>(
-        &self,
-        ops: &mut O,
-        adapter: Option<&Adapter<O::Parameter>>,
-    ) -> Result<O::Tensor>
+    pub fn hidden<O>(&self, ops: &mut O, adapter: Option<&Adapter<O::Update>>) -> Result<O::Tensor>
     where
         O: Ops<Matrix = M, Vector = V>,
     {
@@ -68,7 +64,7 @@ impl<M: Clone, V: Clone> Llama<M, V> {
         ops: &mut O,
         layer: usize,
         x: O::Tensor,
-        adapter: Option<&Adapter<O::Parameter>>,
+        adapter: Option<&Adapter<O::Update>>,
     ) -> Result<O::Tensor>
     where
         O: Ops<Matrix = M, Vector = V>,
@@ -76,22 +72,22 @@ impl<M: Clone, V: Clone> Llama<M, V> {
         let block = &self.layers[layer];
         let eps = self.config.rms_norm_eps;
         let shape = self.attention_shape();
-        let lora = |target| adapter.and_then(|a| a.get(layer, target));
+        let update = |target| adapter.and_then(|a| a.get(layer, target));
 
         let normed = ops.rms_norm(&x, &block.input_layernorm, eps)?;
-        let q = ops.linear(&normed, &block.q_proj, lora(Target::Q), None)?;
-        let k = ops.linear(&normed, &block.k_proj, lora(Target::K), None)?;
-        let v = ops.linear(&normed, &block.v_proj, lora(Target::V), None)?;
+        let q = ops.linear(&normed, &block.q_proj, update(Target::Q), None)?;
+        let k = ops.linear(&normed, &block.k_proj, update(Target::K), None)?;
+        let v = ops.linear(&normed, &block.v_proj, update(Target::V), None)?;
         let q = ops.rope(q, shape.head_dim)?;
         let k = ops.rope(k, shape.head_dim)?;
         let mixed = ops.attention(layer, &q, &k, &v, shape)?;
-        let x = ops.linear(&mixed, &block.o_proj, lora(Target::O), Some(&x))?;
+        let x = ops.linear(&mixed, &block.o_proj, update(Target::O), Some(&x))?;
 
         let normed = ops.rms_norm(&x, &block.post_attention_layernorm, eps)?;
-        let gate = ops.linear(&normed, &block.gate_proj, lora(Target::Gate), None)?;
-        let up = ops.linear(&normed, &block.up_proj, lora(Target::Up), None)?;
+        let gate = ops.linear(&normed, &block.gate_proj, update(Target::Gate), None)?;
+        let up = ops.linear(&normed, &block.up_proj, update(Target::Up), None)?;
         let gated = ops.silu_mul(&gate, &up)?;
-        ops.linear(&gated, &block.down_proj, lora(Target::Down), Some(&x))
+        ops.linear(&gated, &block.down_proj, update(Target::Down), Some(&x))
     }
 
     /// The logits (T, vocab_size) of [`Self::hidden`]'s result.

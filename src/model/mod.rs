@@ -7,6 +7,7 @@ mod gpu_adapter;
 mod gpu_load;
 mod llama;
 mod load;
+mod named_adapter;
 mod reference_load;
 mod rope;
 
@@ -17,6 +18,7 @@ pub use gpu_adapter::GpuAdapter;
 pub use gpu_load::{GpuLlama, GpuLoad, Quantize};
 pub use llama::{Block, Llama};
 pub use load::Load;
+pub use named_adapter::{AnyAdapter, NamedAdapter, NamedTensor};
 pub use reference_load::ReferenceLlama;
 pub use rope::rope_table;
 

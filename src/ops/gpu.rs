@@ -25,6 +25,9 @@ impl Parameter {
     }
 }
 
+/// The update that the kernels compute.
+pub type GpuLora = Lora<Parameter>;
+
 /// Memory for activations, lent and taken back while a recording is made.
 ///
 /// Dispatches run in the order they were recorded, so memory that no tensor holds any more can
@@ -158,7 +161,7 @@ impl GpuOps {
         &mut self,
         x: &Tensor,
         layer: &Linear<Matrix, Buffer>,
-        lora: Option<&Lora<Parameter>>,
+        lora: Option<&GpuLora>,
         residual: Option<&Tensor>,
         y: &Tensor,
     ) -> Result<Option<Tensor>> {
@@ -176,7 +179,7 @@ impl GpuOps {
 impl Ops for GpuOps {
     type Matrix = Matrix;
     type Vector = Buffer;
-    type Parameter = Parameter;
+    type Update = GpuLora;
     type Tensor = Tensor;
 
     fn embedding(&mut self, table: &Matrix) -> Result<Tensor> {
@@ -195,7 +198,7 @@ impl Ops for GpuOps {
         &mut self,
         x: &Tensor,
         layer: &Linear<Matrix, Buffer>,
-        lora: Option<&Lora<Parameter>>,
+        lora: Option<&GpuLora>,
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         let y = self.pool.tensor(x.capacity(), layer.weight.rows())?;

@@ -8,7 +8,7 @@ mod gpu;
 mod reference;
 mod tape;
 
-pub use gpu::{GpuOps, KvCache, Parameter, Pool};
+pub use gpu::{GpuLora, GpuOps, KvCache, Parameter, Pool};
 pub use reference::{Reference, Rows};
 pub use tape::{Tape, Tracked};
 
@@ -25,7 +25,8 @@ pub struct Linear<M, V> {
 }
 
 /// A low-rank update of a linear layer (Hu et al., 2021) in MLX's layout:
-/// `y += scale · (x A) B`.
+/// `y += scale · (x A) B`. With a magnitude it is DoRA (Liu et al., 2024), as PEFT computes it: the
+/// row `o` of the updated weight `W + scale · (A B)ᵀ` is scaled to the length `magnitude[o]`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora<P> {
     /// (in, rank), row-major.
@@ -36,6 +37,8 @@ pub struct Lora<P> {
     pub rank: usize,
     /// Used as it is; PEFT's `lora_alpha / r`.
     pub scale: f32,
+    /// DoRA's (out).
+    pub magnitude: Option<P>,
 }
 
 /// What a decoder is made of. Tensors are (T, features) over the tokens of one replay; which
@@ -45,8 +48,8 @@ pub trait Ops {
     type Matrix;
     /// A frozen f32 vector.
     type Vector;
-    /// A trainable f32 array.
-    type Parameter;
+    /// What training adds to a linear layer.
+    type Update;
     /// Activations (T, features).
     type Tensor: Clone;
 
@@ -61,12 +64,13 @@ pub trait Ops {
         eps: f32,
     ) -> Result<Self::Tensor>;
 
-    /// `x Wᵀ + bias + scale · (x A) B + residual`, the last three if given.
+    /// `x Wᵀ + bias`, what `update` makes of that, `+ residual`: the last three if given. An
+    /// [`Update`](Self::Update) that every implementation has is [`Lora`].
     fn linear(
         &mut self,
         x: &Self::Tensor,
         layer: &Linear<Self::Matrix, Self::Vector>,
-        lora: Option<&Lora<Self::Parameter>>,
+        update: Option<&Self::Update>,
         residual: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 

@@ -34,7 +34,7 @@ impl Reference {
 impl Ops for Reference {
     type Matrix = Rows;
     type Vector = Vec<f32>;
-    type Parameter = Vec<f32>;
+    type Update = Lora<Vec<f32>>;
     type Tensor = Rows;
 
     fn embedding(&mut self, table: &Rows) -> Result<Rows> {
@@ -55,9 +55,8 @@ impl Ops for Reference {
         residual: Option<&Rows>,
     ) -> Result<Rows> {
         let w = &layer.weight;
-        let residual = residual.map(|r| &r.values[..]);
-        let mut values =
-            matmul::reference(&x.values, &w.values, w.cols, layer.bias.as_deref(), residual);
+        let bias = layer.bias.as_deref();
+        let mut values = matmul::reference(&x.values, &w.values, w.cols, bias, None);
         let outs = w.values.len() / w.cols;
         if let Some(lora) = lora {
             for (x, y) in x.values.chunks_exact(w.cols).zip(values.chunks_exact_mut(outs)) {
@@ -72,6 +71,12 @@ impl Ops for Reference {
                     *y = (f64::from(*y) + f64::from(lora.scale) * up) as f32;
                 }
             }
+            if let Some(magnitude) = &lora.magnitude {
+                scale_rows(&mut values, w, bias, lora, magnitude);
+            }
+        }
+        if let Some(residual) = residual {
+            values.iter_mut().zip(&residual.values).for_each(|(y, r)| *y += r);
         }
         Ok(Rows { values, cols: outs })
     }
@@ -102,4 +107,27 @@ impl Ops for Reference {
 
 fn column_dot(x: &[f32], a: &[f32], cols: usize, column: usize) -> f64 {
     x.iter().enumerate().map(|(i, &x)| f64::from(x) * f64::from(a[i * cols + column])).sum()
+}
+
+/// DoRA: what the weights made of `y` (T, out) is scaled by `magnitude` over the length of the updated
+/// weight's row; the bias is not.
+fn scale_rows(
+    values: &mut [f32],
+    weight: &Rows,
+    bias: Option<&[f32]>,
+    lora: &Lora<Vec<f32>>,
+    magnitude: &[f32],
+) {
+    let outs = magnitude.len();
+    for (o, row) in weight.values.chunks_exact(weight.cols).enumerate() {
+        let updated = row.iter().enumerate().map(|(i, &w)| {
+            let ab = |j| f64::from(lora.a[i * lora.rank + j]) * f64::from(lora.b[j * outs + o]);
+            f64::from(w) + f64::from(lora.scale) * (0..lora.rank).map(ab).sum::<f64>()
+        });
+        let length = updated.map(|w| w * w).sum::<f64>().sqrt();
+        let bias = bias.map_or(0.0, |bias| f64::from(bias[o]));
+        for y in values.iter_mut().skip(o).step_by(outs) {
+            *y = ((f64::from(*y) - bias) * f64::from(magnitude[o]) / length + bias) as f32;
+        }
+    }
 }

@@ -7,8 +7,8 @@
 
 use std::collections::HashMap;
 
-use super::gpu::{GpuOps, Parameter};
-use super::{Linear, Lora, Ops};
+use super::gpu::{GpuLora, GpuOps, Parameter};
+use super::{Linear, Ops};
 use crate::Result;
 use crate::gpu::{Buffer, Recording};
 use crate::kernels::add::add;
@@ -50,7 +50,7 @@ enum Entry {
     Linear {
         x: Tracked,
         weight: Matrix,
-        lora: Option<(Lora<Parameter>, Tensor)>,
+        lora: Option<(GpuLora, Tensor)>,
         y: usize,
     },
     Residual {
@@ -217,7 +217,7 @@ impl Tape {
         &mut self,
         x: &Tracked,
         weight: &Matrix,
-        lora: Option<&(Lora<Parameter>, Tensor)>,
+        lora: Option<&(GpuLora, Tensor)>,
         dy: &Tensor,
     ) -> Result<()> {
         let dx = self.gradient(x)?;
@@ -258,7 +258,7 @@ impl Tape {
 impl Ops for Tape {
     type Matrix = Matrix;
     type Vector = Buffer;
-    type Parameter = Parameter;
+    type Update = GpuLora;
     type Tensor = Tracked;
 
     fn embedding(&mut self, table: &Matrix) -> Result<Tracked> {
@@ -281,7 +281,7 @@ impl Ops for Tape {
         &mut self,
         x: &Tracked,
         layer: &Linear<Matrix, Buffer>,
-        lora: Option<&Lora<Parameter>>,
+        lora: Option<&GpuLora>,
         residual: Option<&Tracked>,
     ) -> Result<Tracked> {
         let y = self.ops.tensor(layer.weight.rows())?;

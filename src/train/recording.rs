@@ -7,7 +7,7 @@ use crate::kernels::loss_sum::loss_sum;
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::{Target, Tensor, Token};
 use crate::model::{Adapter, GpuLlama, rope_table};
-use crate::ops::{GpuOps, Linear, Ops, Parameter, Tape};
+use crate::ops::{GpuLora, GpuOps, Linear, Ops, Tape};
 
 /// Bytes of logits that exist at once.
 const LOGITS_BYTES: usize = 16 << 20;
@@ -98,7 +98,7 @@ impl LossRecording {
     pub fn new(
         context: &Context,
         model: &GpuLlama,
-        adapter: Option<&Adapter<Parameter>>,
+        adapter: Option<&Adapter<GpuLora>>,
         buffers: &StepBuffers,
     ) -> Result<Self> {
         let mut ops = buffers.ops(context);
@@ -125,7 +125,7 @@ impl StepRecording {
     pub fn new(
         context: &Context,
         model: &GpuLlama,
-        adapter: &Adapter<Parameter>,
+        adapter: &Adapter<GpuLora>,
         gradients: &Buffer,
         buffers: &StepBuffers,
         grad_checkpoint: bool,

@@ -19,7 +19,7 @@ use crate::formats::Bytes;
 use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout};
 use crate::generate::{Decoder, Engine, FinishReason, GenerateConfig, Generated, Sampling};
 use crate::model::{Adapter, AdapterTensors, GpuAdapter, ModelConfig, Quantize, Target};
-use crate::ops::Parameter;
+use crate::ops::GpuLora;
 use crate::text::{LocalTime, Message};
 use crate::{Error, Result};
 
@@ -308,7 +308,7 @@ impl WasmEngine {
     }
 
     /// The adapter of that name; none for no name.
-    pub(super) fn adapter(&self, name: Option<&str>) -> Result<Option<Rc<Adapter<Parameter>>>> {
+    pub(super) fn adapter(&self, name: Option<&str>) -> Result<Option<Rc<Adapter<GpuLora>>>> {
         let Some(name) = name else { return Ok(None) };
         let loaded = self.loaded.borrow();
         match loaded.adapters.get(name) {

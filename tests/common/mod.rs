@@ -304,7 +304,7 @@ pub fn hash_adapter(
         let bound_a = 1.0 / (ins as f64).sqrt();
         let a = hash_values(&mlx_name(layer, target, "lora_a"), ins * rank, bound_a);
         let b = hash_values(&mlx_name(layer, target, "lora_b"), rank * outs, bound_b);
-        ((layer, target), Lora { a, b, rank, scale })
+        ((layer, target), Lora { a, b, rank, scale, magnitude: None })
     }))
 }
 
@@ -324,7 +324,7 @@ pub fn peft_adapter(
         let b = golden.f32(&format!("{stem}.lora_B.weight"));
         let (ins, outs) = (a.len() / rank, b.len() / rank);
         let a = transposed(&a, rank, ins);
-        ((layer, target), Lora { a, b: transposed(&b, outs, rank), rank, scale })
+        ((layer, target), Lora { a, b: transposed(&b, outs, rank), rank, scale, magnitude: None })
     }))
 }
 

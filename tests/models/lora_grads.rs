@@ -105,7 +105,7 @@ async fn gradients_of_tiny_models_are_those_of_pytorch() {
         assert_loss("twice", loss, 2.0 * expected_loss);
         let doubled = Adapter::new(expected.iter().map(|(layer, target, lora)| {
             let twice = |values: &[f32]| values.iter().map(|v| 2.0 * v).collect();
-            let lora = Lora { a: twice(&lora.a), b: twice(&lora.b), ..*lora };
+            let lora = Lora { a: twice(&lora.a), b: twice(&lora.b), ..lora.clone() };
             ((layer, target), lora)
         }));
         assert_adapters("twice", &gradients, &doubled, 1e-5);
@@ -133,7 +133,7 @@ async fn the_gradient_is_the_slope_of_the_loss() {
         Adapter::new(adapter.iter().map(|(layer, target, lora)| {
             let slope = gradients.get(layer, target).unwrap();
             let (a, b) = (along(&lora.a, &slope.a), along(&lora.b, &slope.b));
-            ((layer, target), Lora { a, b, ..*lora })
+            ((layer, target), Lora { a, b, ..lora.clone() })
         }))
     };
     let loss = async |distance| case.loss_alone(Some(&upload(&moved(distance)))).await;

@@ -69,7 +69,10 @@ pub(super) async fn read(
             let (path, scale) = (module(layer, target), setting.scale);
             return Err(wrong(format!("the scale of `{path}` is {scale}, beyond 32-bit floats")));
         }
-        updates.push(((layer, target), Lora { a: a.values, b: b.values, rank: a.cols, scale }));
+        updates.push((
+            (layer, target),
+            Lora { a: a.values, b: b.values, rank: a.cols, scale, magnitude: None },
+        ));
     }
     Ok(Adapter::new(updates))
 }

@@ -20,7 +20,7 @@ fn model() -> ModelConfig {
 fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
     let (ins, outs) = target.shape(&model());
     let values = |count: usize, from: f32| (0..count).map(|i| from + i as f32 / 7.0).collect();
-    Lora { a: values(ins * rank, 0.1), b: values(rank * outs, -3.0), rank, scale }
+    Lora { a: values(ins * rank, 0.1), b: values(rank * outs, -3.0), rank, scale, magnitude: None }
 }
 
 fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
@@ -256,7 +256,8 @@ fn half_precision_is_read() {
             weights: serialize(tensors, None).unwrap(),
         };
         let adapter = read_files(&files).unwrap();
-        let expected = Lora { a: vec![1.5, -2.0], b: vec![1.5, -2.0], rank: 1, scale: 4.0 };
+        let expected =
+            Lora { a: vec![1.5, -2.0], b: vec![1.5, -2.0], rank: 1, scale: 4.0, magnitude: None };
         assert_eq!(adapter.get(0, Target::Q), Some(&expected));
     }
 }
@@ -285,7 +286,7 @@ proptest! {
         scale in prop::num::f32::NORMAL,
     ) {
         let (a, b) = (values[..6].to_vec(), values[6..].to_vec());
-        let adapter = Adapter::new([((2, Target::Q), Lora { a, b, rank: 1, scale })]);
+        let adapter = Adapter::new([((2, Target::Q), Lora { a, b, rank: 1, scale, magnitude: None })]);
         for files in [
             write_mlx(&adapter, &model(), &Map::new()).unwrap(),
             write_peft(&adapter, &model(), "m", 0.0).unwrap(),

@@ -1,0 +1,35 @@
+//! An adapter of a kind that this crate has no kernels for, as files hold it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+/// Parameters by name, and what made them: what [`formats::adapter`](crate::formats::adapter) reads
+/// and writes of a kind that is not LoRA.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedAdapter {
+    /// `peft_type` of its `adapter_config.json`, in capitals: `BOTTLENECK`.
+    pub kind: String,
+    /// What else `adapter_config.json` says.
+    pub config: Map<String, Value>,
+    /// By name, such as `model.layers.14.self_attn.o_proj.down.weight`.
+    pub tensors: BTreeMap<String, NamedTensor>,
+}
+
+/// One array of a [`NamedAdapter`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedTensor {
+    /// Its sides.
+    pub shape: Vec<usize>,
+    /// Row-major.
+    pub values: Vec<f32>,
+}
+
+/// Any adapter in plain memory.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AnyAdapter {
+    /// LoRA, with or without DoRA's magnitudes.
+    Lora(super::AdapterTensors),
+    /// Another kind.
+    Named(NamedAdapter),
+}
