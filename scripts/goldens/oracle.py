@@ -25,10 +25,11 @@ def load(folder, dtype: torch.dtype = torch.float64):
     return model.eval()
 
 
-def adapt(base, layers: range, rank: int, scale: float, values: dict[str, np.ndarray]):
+def adapt(base, layers: range, rank: int, scale: float, values: dict[str, np.ndarray], **options):
     """`base` under a PEFT adapter on all seven linears of `layers`, in the base's dtype.
 
-    `values` are in MLX's names and layout (lora_a [in, r], lora_b [r, out]).
+    `values` are in MLX's names and layout (lora_a [in, r], lora_b [r, out]). `options` are more of
+    PEFT's settings; `scale` is alpha over rank whatever they are.
     """
     config = LoraConfig(
         r=rank,
@@ -38,6 +39,7 @@ def adapt(base, layers: range, rank: int, scale: float, values: dict[str, np.nda
         task_type="CAUSAL_LM",
         target_modules=[linear.rsplit(".", 1)[1] for linear in LINEARS],
         layers_to_transform=list(layers),
+        **options,
     )
     dtype = base.dtype
     model = get_peft_model(base, config)
