@@ -13,6 +13,8 @@
 //! Nothing here touches files, arguments, a terminal or a clock: bytes, callbacks and clocks are
 //! passed in. `ARCHITECTURE.md` has the map of the code.
 
+#[cfg(feature = "burn")]
+pub mod burn;
 pub mod data;
 pub mod error;
 pub mod eval;
@@ -35,3 +37,8 @@ pub use error::{Error, Result};
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// The example of that page, compiled and run with the documentation's.
+#[cfg(all(doctest, feature = "burn"))]
+#[doc = include_str!("../docs/adapter-types.md")]
+pub struct AdapterTypes;

@@ -1,23 +1,20 @@
 //! Adapters in folders.
 
 use std::path::Path;
-use std::rc::Rc;
 
 use anyhow::{Result, ensure};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
-use engram::generate::Engine;
-use engram::model::{Adapter, AdapterTensors, GpuAdapter};
-use engram::ops::GpuLora;
+use engram::generate::{Engine, LoadedAdapter};
+use engram::model::{AdapterTensors, AnyAdapter};
 
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
 
 /// The adapter in `folder`, on the engine's device; none if there is no folder.
-pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<Rc<Adapter<GpuLora>>>> {
+pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<LoadedAdapter>> {
     let Some(folder) = folder else { return Ok(None) };
-    let tensors = read_folder(folder)?;
-    tensors.check(&folder.display().to_string(), &engine.model().config)?;
-    Ok(Some(GpuAdapter::upload(engine.context(), &tensors)?.adapter))
+    let adapter = AnyAdapter::Lora(read_folder(folder)?);
+    Ok(Some(engine.load_adapter(&folder.display().to_string(), &adapter)?))
 }
 
 /// The adapter in `folder`, in MLX's files or PEFT's.

@@ -26,11 +26,20 @@ pub struct Global {
     #[arg(long, global = true, value_name = "MODEL", default_value = builtin::NAME)]
     pub model: ModelSpec,
 
+    /// What computes: wgpu is our kernels on a GPU, burn is burn's tensors; auto takes a GPU where
+    /// there is one, else burn on the CPU
+    #[arg(long, global = true, value_enum, default_value_t = EngineChoice::Auto)]
+    pub engine: EngineChoice,
+
+    /// Where burn computes [default: cpu]
+    #[arg(long, global = true, value_enum)]
+    pub device: Option<DeviceChoice>,
+
     /// GPU adapter, by a part of its name or its index
     #[arg(long, global = true, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
 
-    /// Quantise the model's matrices at load
+    /// Quantise the model's matrices at load, on the wgpu engine
     #[arg(long, global = true, value_name = "TYPE")]
     pub quantize: Option<Quantize>,
 
@@ -41,6 +50,26 @@ pub struct Global {
     /// Print results and errors only
     #[arg(short, long, global = true)]
     pub quiet: bool,
+}
+
+/// `--engine`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum EngineChoice {
+    /// A GPU where there is one, else burn on the CPU
+    Auto,
+    /// Our kernels, on a GPU or a software adapter
+    Wgpu,
+    /// burn's tensors, weights in 32-bit floats
+    Burn,
+}
+
+/// `--device`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum DeviceChoice {
+    /// The CPU, with SIMD and threads
+    Cpu,
+    /// A GPU, or a software adapter
+    Wgpu,
 }
 
 /// `--quantize`.

@@ -10,6 +10,7 @@ use engram::model::Quantize;
 use engram::text::LocalTime;
 
 use crate::cli::Global;
+use crate::engine::{self, Chosen};
 use crate::interrupt;
 use crate::self_test;
 use crate::source::{self, FileSource, ModelFiles};
@@ -24,10 +25,9 @@ pub fn open_device(global: &Global) -> Result<Context> {
 /// Finds the model, opens the device and loads the one onto the other.
 pub fn load_engine(global: &Global) -> Result<Engine> {
     let terminal = Terminal::new(global);
+    // Whatever is wrong with the choice shows before the model is fetched.
+    let chosen = engine::choose(global, terminal)?;
     let checkpoint = open_checkpoint(&source::resolve(&global.model, terminal)?)?;
-    let context = open_device(global)?;
-    terminal.note(format_args!("{} ({})", context.adapter().name, context.adapter().backend));
-    self_test::on_new_adapter(&context)?;
     let mut meter = None;
     let mut on_progress = |done, total| {
         if interrupt::requested() {
@@ -36,9 +36,21 @@ pub fn load_engine(global: &Global) -> Result<Engine> {
         meter.get_or_insert_with(|| terminal.bytes("loading", total)).set(done);
         Ok(())
     };
-    let quantize = global.quantize.map(Quantize::from);
-    let engine = Engine::load(&context, &checkpoint, quantize, &mut on_progress);
-    let mut engine = pollster::block_on(engine)?;
+    let mut engine = match chosen {
+        Chosen::Wgpu => {
+            let context = open_device(global)?;
+            let adapter = context.adapter();
+            terminal.note(format_args!("{} ({})", adapter.name, adapter.backend));
+            self_test::on_new_adapter(&context)?;
+            let quantize = global.quantize.map(Quantize::from);
+            let engine = Engine::load(&context, &checkpoint, quantize, &mut on_progress);
+            pollster::block_on(engine)?
+        }
+        #[cfg(feature = "burn")]
+        Chosen::Burn(device) => {
+            pollster::block_on(Engine::load_burn(&device, &checkpoint, &mut on_progress))?
+        }
+    };
     drop(meter);
     engine.set_time(now());
     Ok(engine)

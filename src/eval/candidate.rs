@@ -1,13 +1,10 @@
 //! A loaded model, with or without an adapter, as a [`Candidate`].
 
 use std::ops::{ControlFlow, Range};
-use std::rc::Rc;
 
 use super::harness::{Candidate, Completion, EvalPrompt, LossSum, LossText, PromptForm};
 use crate::data::tokens::Encode as _;
-use crate::generate::{Decoder, Engine, FinishReason, GenerateConfig, Likelihood};
-use crate::model::Adapter;
-use crate::ops::GpuLora;
+use crate::generate::{Decoder, Engine, FinishReason, GenerateConfig, Likelihood, LoadedAdapter};
 use crate::text::Message;
 use crate::{Error, Result};
 
@@ -21,7 +18,7 @@ const CAPACITY_STEP: usize = 128;
 pub struct EngineCandidate<'a> {
     name: String,
     engine: &'a Engine,
-    adapter: Option<Rc<Adapter<GpuLora>>>,
+    adapter: Option<LoadedAdapter>,
     clock: &'a dyn Fn() -> f64,
     // Both are recorded at their first use and replayed from then on.
     decoder: Option<Decoder>,
@@ -33,7 +30,7 @@ impl<'a> EngineCandidate<'a> {
     pub fn new(
         name: impl Into<String>,
         engine: &'a Engine,
-        adapter: Option<Rc<Adapter<GpuLora>>>,
+        adapter: Option<LoadedAdapter>,
         clock: &'a dyn Fn() -> f64,
     ) -> Self {
         let name = name.into();
@@ -52,7 +49,7 @@ impl<'a> EngineCandidate<'a> {
         on_window: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
     ) -> Result<LossSum> {
         let ids = self.engine.text(text)?;
-        let limit = self.engine.model().config.max_position_embeddings;
+        let limit = self.engine.config().max_position_embeddings;
         let mut sum = LossSum::default();
         for (window, from) in windows(ids.len(), WINDOW.min(limit)) {
             let done = window.end;
@@ -69,7 +66,7 @@ impl<'a> EngineCandidate<'a> {
     /// The loss of `ids[from..]` given what comes before each.
     async fn token_loss(&mut self, ids: &[u32], from: usize) -> Result<LossSum> {
         let (needed, limit) =
-            (ids.len().saturating_sub(1), self.engine.model().config.max_position_embeddings);
+            (ids.len().saturating_sub(1), self.engine.config().max_position_embeddings);
         if needed > limit {
             return Err(Error::ContextOverflow { needed, limit });
         }
@@ -78,8 +75,7 @@ impl<'a> EngineCandidate<'a> {
             Some(likelihood) => likelihood,
             None => {
                 let capacity = needed.max(1).next_multiple_of(CAPACITY_STEP).min(limit);
-                let (context, model) = (self.engine.context(), self.engine.model());
-                Likelihood::new(context, model, self.adapter.as_ref(), capacity)?
+                Likelihood::new(self.engine.model(), self.adapter.as_ref(), capacity)?
             }
         };
         let nll = self.likelihood.insert(likelihood).nll(ids, from).await?;
@@ -312,7 +308,7 @@ mod tests {
 
         let long = text.repeat(5);
         let count = engine.tokenizer().encode(&long, true).unwrap().len();
-        assert!(count > engine.model().config.max_position_embeddings);
+        assert!(count > engine.config().max_position_embeddings);
         let mut seen = Vec::new();
         let mut note = |done, total| {
             seen.push((done, total));

@@ -6,12 +6,14 @@ use serde_json::Value;
 
 use super::decoder::Decoder;
 use super::encoder::Encoder;
+use super::model::{GpuModel, LoadedAdapter, Model};
 use crate::Result;
+#[cfg(feature = "burn")]
+use crate::burn::{BurnModel, Device};
 use crate::data::tokens::Encode;
 use crate::formats::Checkpoint;
 use crate::gpu::Context;
-use crate::model::{Adapter, GpuLlama, Quantize};
-use crate::ops::GpuLora;
+use crate::model::{AnyAdapter, GpuLlama, ModelConfig, Quantize};
 use crate::text::{LocalTime, Message, Tokenizer};
 
 /// Tokens that end an answer in the models of this architecture, whatever their config says.
@@ -25,11 +27,10 @@ const END_TOKENS: [&str; 7] = [
     "</s>",
 ];
 
-/// A loaded model: weights on the GPU, tokenizer, chat template.
+/// A loaded model: weights on a device, tokenizer, chat template.
 #[derive(Debug)]
 pub struct Engine {
-    context: Context,
-    model: Rc<GpuLlama>,
+    model: Model,
     encoder: Encoder,
 }
 
@@ -42,8 +43,21 @@ impl Engine {
         on_progress: &mut dyn FnMut(u64, u64) -> Result<()>,
     ) -> Result<Self> {
         let encoder = Encoder::new(checkpoint)?;
-        let model = GpuLlama::to_gpu(context, checkpoint, quantize, on_progress).await?;
-        Ok(Self { context: context.clone(), model: Rc::new(model), encoder })
+        let llama = GpuLlama::to_gpu(context, checkpoint, quantize, on_progress).await?;
+        let model = Model::Gpu(GpuModel { context: context.clone(), llama: Rc::new(llama) });
+        Ok(Self { model, encoder })
+    }
+
+    /// Loads `checkpoint` for burn; see [`BurnModel::load`].
+    #[cfg(feature = "burn")]
+    pub async fn load_burn(
+        device: &Device,
+        checkpoint: &Checkpoint,
+        on_progress: &mut dyn FnMut(u64, u64) -> Result<()>,
+    ) -> Result<Self> {
+        let encoder = Encoder::new(checkpoint)?;
+        let model = BurnModel::load(device, checkpoint, on_progress).await?;
+        Ok(Self { model: Model::Burn(Rc::new(model)), encoder })
     }
 
     /// Tells templates that ask for it what time it is; the library has no clock.
@@ -51,14 +65,19 @@ impl Engine {
         self.encoder.set_time(now);
     }
 
-    /// The device it is on.
-    pub fn context(&self) -> &Context {
-        &self.context
+    /// The weights.
+    pub fn model(&self) -> &Model {
+        &self.model
     }
 
-    /// The weights.
-    pub fn model(&self) -> &Rc<GpuLlama> {
-        &self.model
+    /// The model's shape.
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    /// Puts an adapter on the device of the model; see [`Model::load_adapter`].
+    pub fn load_adapter(&self, name: &str, adapter: &AnyAdapter) -> Result<LoadedAdapter> {
+        self.model.load_adapter(name, adapter)
     }
 
     /// The tokenizer.
@@ -72,8 +91,8 @@ impl Engine {
     }
 
     /// A decoder with an empty cache, with or without an adapter.
-    pub fn decoder(&self, adapter: Option<&Rc<Adapter<GpuLora>>>) -> Result<Decoder> {
-        Decoder::new(&self.context, &self.model, adapter)
+    pub fn decoder(&self, adapter: Option<&LoadedAdapter>) -> Result<Decoder> {
+        Decoder::new(&self.model, adapter)
     }
 
     /// The ids of a chat that asks for an answer.
@@ -86,7 +105,7 @@ impl Engine {
 
     /// Every token that ends an answer.
     pub fn end_tokens(&self) -> Vec<u32> {
-        let mut ends = self.model.config.eos_token_ids.clone();
+        let mut ends = self.config().eos_token_ids.clone();
         let known = END_TOKENS.iter().filter_map(|token| self.tokenizer().token_id(token));
         ends.extend(known.filter(|&id| self.tokenizer().is_special(id)));
         ends.sort_unstable();

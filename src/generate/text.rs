@@ -103,7 +103,7 @@ impl Engine {
         let mut picker = Picker {
             sampler: Sampler::new(&config.sampling)?,
             ahead: Vec::new(),
-            one_by_one: self.context().adapter().is_software,
+            one_by_one: self.model().place().is_software,
         };
         let mut answer = Answer {
             stream: TextStream::new(&self.tokenizer().clone(), true),

@@ -18,6 +18,9 @@ pub struct ContextOptions {
     pub limits: Option<wgpu::Limits>,
     /// Leaves subgroups unused: a test of the kernels that need none.
     pub without_subgroups: bool,
+    /// Opens it with every feature and limit that the adapter has, which burn's kernels are chosen
+    /// by; ours need neither.
+    pub whole_adapter: bool,
 }
 
 /// One line of `engram devices`.
@@ -73,6 +76,9 @@ pub(super) struct Pipeline {
 #[derive(Debug)]
 struct Inner {
     adapter: AdapterSummary,
+    /// wgpu's own, for whoever shares the device.
+    handles: (wgpu::Instance, wgpu::Adapter),
+    is_whole: bool,
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
@@ -92,7 +98,7 @@ enum Fault {
 impl Context {
     /// Every adapter wgpu sees (the environment variable `WGPU_BACKEND` narrows it), best first.
     pub async fn adapters() -> Vec<AdapterSummary> {
-        ranked_adapters().await.iter().map(summary).collect()
+        ranked_adapters().await.1.iter().map(summary).collect()
     }
 
     /// Opens the adapter that `options` names, or the best one: discrete before integrated before
@@ -102,13 +108,21 @@ impl Context {
     /// [`Error::Gpu`] if there is no adapter, none of that name, or it is below the limits that
     /// the kernels need.
     pub async fn new(options: &ContextOptions) -> Result<Self> {
-        let adapters = ranked_adapters().await;
+        let (instance, adapters) = ranked_adapters().await;
         let adapter = choose(&adapters, options.adapter.as_deref())?;
         let offered = adapter.limits();
         let ceiling = options.limits.clone().unwrap_or_else(|| offered.clone());
-        let limits = wanted_limits(&offered, &ceiling);
+        let limits = match options.whole_adapter {
+            true => offered,
+            false => wanted_limits(&offered, &ceiling),
+        };
         let broadcasts = !options.without_subgroups && wants_broadcasts(adapter);
-        let features = if broadcasts { wgpu::Features::SUBGROUP } else { wgpu::Features::empty() };
+        let features = match (options.whole_adapter, broadcasts) {
+            // Those beyond WebGPU's own may break wgpu's promises of safety.
+            (true, _) => adapter.features() & !wgpu::Features::all_experimental_mask(),
+            (false, true) => wgpu::Features::SUBGROUP,
+            (false, false) => wgpu::Features::empty(),
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("engram"),
             required_limits: limits.clone(),
@@ -138,6 +152,8 @@ impl Context {
 
         Ok(Self(Rc::new(Inner {
             adapter: summary(adapter),
+            handles: (instance, adapter.clone()),
+            is_whole: options.whole_adapter,
             device,
             queue,
             limits,
@@ -172,6 +188,16 @@ impl Context {
     /// wgpu's device.
     pub fn device(&self) -> &wgpu::Device {
         &self.0.device
+    }
+
+    /// wgpu's instance and adapter.
+    pub fn handles(&self) -> &(wgpu::Instance, wgpu::Adapter) {
+        &self.0.handles
+    }
+
+    /// Whether it was opened with [`ContextOptions::whole_adapter`].
+    pub fn is_whole(&self) -> bool {
+        self.0.is_whole
     }
 
     /// wgpu's queue.
@@ -398,7 +424,7 @@ fn note(slot: &Mutex<Option<Fault>>, found: Fault) {
     }
 }
 
-async fn ranked_adapters() -> Vec<wgpu::Adapter> {
+async fn ranked_adapters() -> (wgpu::Instance, Vec<wgpu::Adapter>) {
     let instance =
         wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle_from_env());
     let mut adapters = enumerate(&instance).await;
@@ -413,7 +439,7 @@ async fn ranked_adapters() -> Vec<wgpu::Adapter> {
         wgpu::DeviceType::Other => 3,
         wgpu::DeviceType::Cpu => 4,
     });
-    adapters
+    (instance, adapters)
 }
 
 #[cfg(not(target_arch = "wasm32"))]

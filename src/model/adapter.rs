@@ -55,6 +55,14 @@ impl Target {
         }
     }
 
+    /// Block and target of a parameter, such as `model.layers.14.self_attn.o_proj.down.weight`.
+    pub fn of_parameter(name: &str) -> Option<(usize, Self)> {
+        let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let of =
+            |target: &Self| rest.strip_prefix(target.path()).is_some_and(|r| r.starts_with('.'));
+        Some((layer.parse().ok()?, Self::ALL.into_iter().find(of)?))
+    }
+
     /// The target of that path, or of its last part (`q_proj`).
     pub fn from_path(path: &str) -> Option<Self> {
         Self::ALL

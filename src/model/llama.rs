@@ -99,6 +99,23 @@ impl<M: Clone, V: Clone> Llama<M, V> {
         ops.linear(&normed, &self.head(), None, None)
     }
 
+    /// A linear layer of a block.
+    ///
+    /// # Panics
+    /// If the model has no block `layer`.
+    pub fn linear(&self, layer: usize, target: Target) -> &Linear<M, V> {
+        let block = &self.layers[layer];
+        match target {
+            Target::Q => &block.q_proj,
+            Target::K => &block.k_proj,
+            Target::V => &block.v_proj,
+            Target::O => &block.o_proj,
+            Target::Gate => &block.gate_proj,
+            Target::Up => &block.up_proj,
+            Target::Down => &block.down_proj,
+        }
+    }
+
     /// The LM head, which may be the embedding.
     pub fn head(&self) -> Linear<M, V> {
         let tied = || Linear { weight: self.embed_tokens.clone(), bias: None };

@@ -86,7 +86,7 @@ async fn vector<L: Load>(checkpoint: &Checkpoint, loader: &mut L, name: &str) ->
 }
 
 /// Rows of a tensor as f32.
-pub(super) async fn rows_f32(
+pub(crate) async fn rows_f32(
     checkpoint: &Checkpoint,
     name: &str,
     rows: Range<usize>,

@@ -18,6 +18,8 @@ pub use gpu_adapter::GpuAdapter;
 pub use gpu_load::{GpuLlama, GpuLoad, Quantize};
 pub use llama::{Block, Llama};
 pub use load::Load;
+#[cfg(feature = "burn")]
+pub(crate) use load::rows_f32;
 pub use named_adapter::{AnyAdapter, NamedAdapter, NamedTensor};
 pub use reference_load::ReferenceLlama;
 pub use rope::rope_table;

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::AdapterTensors;
+use crate::{Error, Result};
+
 /// Parameters by name, and what made them: what [`formats::adapter`](crate::formats::adapter) reads
 /// and writes of a kind that is not LoRA.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +32,36 @@ pub struct NamedTensor {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyAdapter {
     /// LoRA, with or without DoRA's magnitudes.
-    Lora(super::AdapterTensors),
+    Lora(AdapterTensors),
     /// Another kind.
     Named(NamedAdapter),
+}
+
+impl AnyAdapter {
+    /// Its kind, as people call it.
+    pub fn kind(&self) -> &str {
+        match self {
+            AnyAdapter::Lora(tensors) => {
+                match tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+                    true => "DoRA",
+                    false => "LoRA",
+                }
+            }
+            AnyAdapter::Named(named) => &named.kind,
+        }
+    }
+
+    /// The LoRA that it is; `name` is the adapter in errors.
+    ///
+    /// # Errors
+    /// Another kind.
+    pub fn lora(&self, name: &str) -> Result<&AdapterTensors> {
+        match self {
+            AnyAdapter::Lora(tensors) => Ok(tensors),
+            AnyAdapter::Named(NamedAdapter { kind, .. }) => Err(Error::format(
+                name,
+                format!("is a {kind} adapter, which needs the burn engine; use --engine burn"),
+            )),
+        }
+    }
 }

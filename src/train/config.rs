@@ -17,12 +17,31 @@ pub enum Optimizer {
     Adamw,
 }
 
+/// What an adapter adds to a linear layer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterType {
+    /// LoRA (Hu et al., 2021).
+    #[default]
+    Lora,
+    /// LoRA whose scale is multiplied by √rank (Kalajdzievski, 2023), which is PEFT's
+    /// `lora_alpha / √r`.
+    Rslora,
+    /// DoRA (Liu et al., 2024); burn trains it.
+    Dora,
+    /// A bottleneck behind the layer (Houlsby et al., 2019), `rank` features wide; burn trains it.
+    Bottleneck,
+}
+
 /// A training run. Every field counts; none is ignored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainConfig {
     /// Whose rules for data order, targets and weighting.
     pub semantics: Semantics,
-    /// Columns of each `lora_a`.
+    /// What is trained.
+    #[serde(default)]
+    pub adapter_type: AdapterType,
+    /// Columns of each `lora_a`; features of a bottleneck.
     pub rank: usize,
     /// Multiplies the update, used as it is (PEFT's `lora_alpha / r`).
     pub scale: f32,
@@ -67,6 +86,7 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             semantics: Semantics::Engram,
+            adapter_type: AdapterType::Lora,
             rank: 8,
             scale: 20.0,
             num_layers: 16,
@@ -168,7 +188,16 @@ impl TrainConfig {
     /// Keys or blocks that the model does not have.
     pub fn initial_adapter(&self, model: &ModelConfig) -> Result<AdapterTensors> {
         let (layers, targets) = (self.layers(model)?, self.targets()?);
-        AdapterTensors::init(model, layers, &targets, self.rank, self.scale, self.seed)
+        let scale = self.update_scale();
+        AdapterTensors::init(model, layers, &targets, self.rank, scale, self.seed)
+    }
+
+    /// What an update is multiplied by.
+    pub fn update_scale(&self) -> f32 {
+        match self.adapter_type {
+            AdapterType::Rslora => self.scale * (self.rank as f32).sqrt(),
+            _ => self.scale,
+        }
     }
 
     /// How its batches are made.

@@ -1,15 +1,24 @@
 //! LoRA training.
 //!
-//! [`Trainer`] records one training step (forward, backward, optimizer) and replays it batch by
-//! batch. It knows no files and no clock: [`Trainer::advance`] hands out an [`Event`] at a time,
-//! and [`Trainer::save`] everything that a resumed run needs to give the same numbers.
+//! [`Trainer`] draws batches, says when to validate and to update, and keeps the losses; a
+//! [`Learner`] computes: [`GpuLearner`] replays one recorded step, `BurnLearner` asks burn. Neither
+//! knows files or a clock: [`Trainer::advance`] hands out an [`Event`] at a time, and
+//! [`Trainer::save`] everything that a resumed run needs to give the same numbers.
 
+#[cfg(feature = "burn")]
+mod burn_learner;
 mod checkpoint;
 mod config;
+mod gpu_learner;
+mod learner;
 mod recording;
 mod trainer;
 
+#[cfg(feature = "burn")]
+pub use burn_learner::BurnLearner;
 pub use checkpoint::Checkpoint;
-pub use config::{Optimizer, TrainConfig};
+pub use config::{AdapterType, Optimizer, TrainConfig};
+pub use gpu_learner::GpuLearner;
+pub use learner::{Learner, LearnerState, TrainStep};
 pub use recording::{LossRecording, StepBuffers, StepRecording};
-pub use trainer::{Event, Trainer};
+pub use trainer::{Event, Room, TrainData, Trainer};

@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use super::checkpoint::Checkpoint;
 use super::config::TrainConfig;
-use super::recording::{LossRecording, StepBuffers, StepRecording};
+use super::gpu_learner::GpuLearner;
+use super::learner::{Learner, LearnerState, TrainStep};
 use crate::data::batch::{Batch, BatchSet, Semantics};
 use crate::data::source::{BatchSource, SourceState};
-use crate::gpu::{Buffer, Context, Recorder, Recording, Step};
-use crate::kernels::optimizer::{OptimizerState, adam, gradient_norm};
-use crate::model::{AdapterTensors, GpuAdapter, GpuLlama};
+use crate::gpu::Context;
+use crate::model::{AdapterTensors, AnyAdapter, GpuAdapter, GpuLlama, ModelConfig};
 use crate::{Error, Result};
 
 /// What happened in [`Trainer::advance`].
@@ -46,21 +46,60 @@ pub enum Event {
     },
 }
 
-/// A LoRA training run on the GPU.
+/// What a run is trained and validated on.
 #[derive(Debug)]
-pub struct Trainer {
-    context: Context,
+pub struct TrainData {
+    train: BatchSet,
+    valid: Option<BatchSet>,
+}
+
+/// What the batches of a run need room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Most tokens of a batch.
+    pub tokens: usize,
+    /// The longest sequence.
+    pub positions: usize,
+}
+
+impl TrainData {
+    /// Sets made with the [`TrainConfig::batch_config`] of the run, for a model of `config`.
+    ///
+    /// # Errors
+    /// A token that is not in the vocabulary, an example longer than the context.
+    pub fn new(train: BatchSet, valid: Option<BatchSet>, config: &ModelConfig) -> Result<Self> {
+        let data = Self { train, valid };
+        data.sets().try_for_each(|set| check_ids(set, config.vocab_size))?;
+        let (positions, limit) = (data.room().positions, config.max_position_embeddings);
+        if positions > limit {
+            return Err(Error::invalid(format!(
+                "an example of the data has {positions} tokens, the model's context is {limit}; \
+                 set max-seq-length to {limit} or less"
+            )));
+        }
+        Ok(data)
+    }
+
+    fn sets(&self) -> impl Iterator<Item = &BatchSet> {
+        [Some(&self.train), self.valid.as_ref()].into_iter().flatten()
+    }
+
+    /// What its batches need room for.
+    pub fn room(&self) -> Room {
+        Room {
+            tokens: self.sets().map(BatchSet::most_tokens).max().unwrap_or(1),
+            positions: self.sets().map(BatchSet::longest).max().unwrap_or(1),
+        }
+    }
+}
+
+/// A training run. `L` computes it.
+#[derive(Debug)]
+pub struct Trainer<L = GpuLearner> {
+    learner: L,
     config: TrainConfig,
-    adapter: GpuAdapter,
-    optimizer: OptimizerState,
     source: BatchSource,
     valid: Option<BatchSet>,
-    buffers: StepBuffers,
-    /// Loss and gradient norm of each iteration of the interval, f32 (steps_per_report, 2).
-    history: Buffer,
-    step: StepRecording,
-    update: Recording,
-    validation: LossRecording,
     iteration: usize,
     updates: usize,
     best: Option<f32>,
@@ -83,7 +122,7 @@ struct Interval {
 }
 
 impl Trainer {
-    /// A run of `config` from `adapter` on.
+    /// A run of `config` on the GPU, from `adapter` on.
     ///
     /// # Errors
     /// Settings that can't be used; data sets made with another [`TrainConfig::batch_config`];
@@ -97,8 +136,9 @@ impl Trainer {
         config: &TrainConfig,
     ) -> Result<Self> {
         config.check()?;
-        let source = BatchSource::new(train)?;
-        Self::build(context, model, adapter, source, valid, config)
+        let data = TrainData::new(train, valid, &model.config)?;
+        let learner = GpuLearner::new(context, model, adapter, data.room(), config)?;
+        Self::with(learner, data, config)
     }
 
     /// Goes on from a checkpoint with the same data: the losses that follow are those of the run
@@ -116,92 +156,40 @@ impl Trainer {
         let config = &checkpoint.config;
         config.check()?;
         let blank = config.initial_adapter(&model.config)?;
-        let source = BatchSource::resume(train, checkpoint.source.clone())?;
-        let mut trainer = Self::build(context, model, &blank, source, valid, config)?;
-        for (buffer, values) in [
-            (&trainer.optimizer.parameters, &checkpoint.parameters),
-            (&trainer.optimizer.first_moments, &checkpoint.first_moments),
-            (&trainer.optimizer.second_moments, &checkpoint.second_moments),
-            (&trainer.optimizer.gradients, &checkpoint.gradients),
-        ] {
-            if values.len() != trainer.adapter.count {
-                return Err(Error::invalid(format!(
-                    "the checkpoint has {} parameters, this model and these settings {}",
-                    values.len(),
-                    trainer.adapter.count
-                )));
-            }
-            context.write(buffer, 0, bytemuck::cast_slice(values));
-        }
-        context.write(&trainer.optimizer.clip, 4, bytemuck::bytes_of(&checkpoint.gradient_norm));
-        trainer.iteration = checkpoint.iteration;
-        trainer.updates = checkpoint.updates;
-        trainer.best = checkpoint.best;
-        trainer.validated = checkpoint.iteration;
-        trainer.trained_tokens = checkpoint.trained_tokens;
-        trainer.interval.accumulated = checkpoint.accumulated;
-        let (trained, history): (Vec<usize>, Vec<[f32; 2]>) =
-            checkpoint.interval.iter().copied().unzip();
-        if history.len() >= config.steps_per_report {
-            return Err(Error::invalid(
-                "the checkpoint's report interval is overfull; it is damaged",
-            ));
-        }
-        context.write(&trainer.history, 0, bytemuck::cast_slice(&history));
-        trainer.interval.trained = trained;
-        Ok(trainer)
+        let data = TrainData::new(train, valid, &model.config)?;
+        let learner = GpuLearner::new(context, model, &blank, data.room(), config)?;
+        Self::resume_with(learner, data, checkpoint)
     }
 
-    fn build(
-        context: &Context,
-        model: &Rc<GpuLlama>,
-        adapter: &AdapterTensors,
-        source: BatchSource,
-        valid: Option<BatchSet>,
-        config: &TrainConfig,
-    ) -> Result<Self> {
-        check_ids(source.set(), model.config.vocab_size)?;
-        if let Some(valid) = &valid {
-            check_ids(valid, model.config.vocab_size)?;
-        }
-        let sets = || [Some(source.set()), valid.as_ref()].into_iter().flatten();
-        let positions = sets().map(BatchSet::longest).max().unwrap_or(1);
-        let limit = model.config.max_position_embeddings;
-        if positions > limit {
-            return Err(Error::invalid(format!(
-                "an example of the data has {positions} tokens, the model's context is {limit}; \
-                 set max-seq-length to {limit} or less"
-            )));
-        }
-        let capacity = sets().map(BatchSet::most_tokens).max().unwrap_or(1);
-        let adapter = GpuAdapter::upload(context, adapter)?;
-        let optimizer = OptimizerState::new(context, adapter.parameters.clone(), adapter.count)?;
-        let buffers = StepBuffers::new(context, model, capacity, positions)?;
-        let step = StepRecording::new(
-            context,
-            model,
-            &adapter.adapter,
-            &optimizer.gradients,
-            &buffers,
-            config.grad_checkpoint,
-        )?;
-        let validation = LossRecording::new(context, model, Some(&adapter.adapter), &buffers)?;
-        let mut update = Recorder::new(context, &buffers.step);
-        gradient_norm(&mut update, &optimizer, config.max_grad_norm)?;
-        adam(&mut update, &optimizer, config.adam())?;
-        let history = context.storage("history", 8 * config.steps_per_report as u64)?;
+    /// The adapter as it is now, for a decoder on the same device.
+    pub fn adapter(&self) -> &GpuAdapter {
+        self.learner.gpu_adapter()
+    }
+
+    /// The adapter's parameters as they are now.
+    pub async fn adapter_tensors(&self) -> Result<AdapterTensors> {
+        self.learner.adapter_tensors().await
+    }
+
+    /// The gradients of the last update, in the layout of the adapter.
+    pub async fn gradients(&self) -> Result<AdapterTensors> {
+        self.learner.gradients().await
+    }
+}
+
+impl<L: Learner> Trainer<L> {
+    /// A run of `config` by a learner that has just been made.
+    ///
+    /// # Errors
+    /// Settings that can't be used.
+    pub fn with(learner: L, data: TrainData, config: &TrainConfig) -> Result<Self> {
+        config.check()?;
+        let source = BatchSource::new(data.train)?;
         Ok(Self {
-            context: context.clone(),
+            learner,
             config: config.clone(),
-            adapter,
-            optimizer,
             source,
-            valid,
-            buffers,
-            history,
-            step,
-            update: update.finish(),
-            validation,
+            valid: data.valid,
             iteration: 0,
             updates: 0,
             best: None,
@@ -209,6 +197,44 @@ impl Trainer {
             validated: 0,
             interval: Interval::default(),
             trained_tokens: 0,
+        })
+    }
+
+    /// Goes on from a checkpoint by a learner that was made for its settings.
+    ///
+    /// # Errors
+    /// Another data set or shape than the checkpoint's.
+    pub fn resume_with(mut learner: L, data: TrainData, checkpoint: &Checkpoint) -> Result<Self> {
+        let config = &checkpoint.config;
+        config.check()?;
+        let (trained, history): (Vec<usize>, Vec<[f32; 2]>) =
+            checkpoint.interval.iter().copied().unzip();
+        if history.len() >= config.steps_per_report {
+            return Err(Error::invalid(
+                "the checkpoint's report interval is overfull; it is damaged",
+            ));
+        }
+        learner.restore(&LearnerState {
+            parameters: checkpoint.parameters.clone(),
+            first_moments: checkpoint.first_moments.clone(),
+            second_moments: checkpoint.second_moments.clone(),
+            gradients: checkpoint.gradients.clone(),
+            gradient_norm: checkpoint.gradient_norm,
+            updates: checkpoint.updates,
+            history,
+        })?;
+        Ok(Self {
+            learner,
+            config: config.clone(),
+            source: BatchSource::resume(data.train, checkpoint.source.clone())?,
+            valid: data.valid,
+            iteration: checkpoint.iteration,
+            updates: checkpoint.updates,
+            best: checkpoint.best,
+            pending: None,
+            validated: checkpoint.iteration,
+            interval: Interval { trained, accumulated: checkpoint.accumulated },
+            trained_tokens: checkpoint.trained_tokens,
         })
     }
 
@@ -222,14 +248,14 @@ impl Trainer {
         self.iteration
     }
 
-    /// The adapter as it is now, for a decoder on the same device.
-    pub fn adapter(&self) -> &GpuAdapter {
-        &self.adapter
+    /// What computes it.
+    pub fn learner(&self) -> &L {
+        &self.learner
     }
 
-    /// Dispatches of one training step with its update.
-    pub fn dispatches_per_step(&self) -> usize {
-        self.step.recording().len() + self.update.len()
+    /// The adapter as it is now, for files.
+    pub async fn any_adapter(&self) -> Result<AnyAdapter> {
+        self.learner.adapter().await
     }
 
     /// Does the next thing: a validation where one is due, else an iteration. `None` after the
@@ -263,13 +289,8 @@ impl Trainer {
         }
         let Some((batch, _)) = self.pending.take() else { return Ok(None) };
         let tokens = batch.tokens.len();
-        self.train_on(batch, iteration);
-        self.context.check()?;
+        self.train_on(batch, iteration).await?;
         self.iteration = iteration;
-        if self.context.adapter().is_software {
-            // Keeps the caller's view of the progress true where a step takes seconds.
-            self.context.drain().await?;
-        }
         let report = iteration.is_multiple_of(self.config.steps_per_report)
             || iteration == self.config.iters;
         if !report {
@@ -280,10 +301,9 @@ impl Trainer {
         Ok(Some(Event::Reported { iteration, tokens, loss, gradient_norm, trained_tokens }))
     }
 
-    /// Submits one iteration: gradients, an update where one is due, and the note of its loss.
-    fn train_on(&mut self, mut batch: Batch, iteration: usize) {
+    /// One iteration: gradients, an update where one is due, and the note of its loss.
+    async fn train_on(&mut self, mut batch: Batch, iteration: usize) -> Result<()> {
         let accumulation = self.config.grad_accumulation_steps;
-        let first = (iteration - 1).is_multiple_of(accumulation);
         let last = iteration.is_multiple_of(accumulation);
         self.interval.accumulated += batch.trained;
         let gradient_scale = match self.config.semantics {
@@ -299,46 +319,23 @@ impl Trainer {
             self.updates += 1;
             self.interval.accumulated = 0;
         }
-        let adam = self.config.adam();
-        let moment_scale = |beta: f64| match self.config.bias_correction {
-            true => (1.0 / (1.0 - beta.powi(self.updates.max(1) as i32))) as f32,
-            false => 1.0,
-        };
-        let step = Step {
-            tokens: batch.tokens.len() as u32,
+        let step = TrainStep {
+            slot: self.interval.trained.len(),
+            first: (iteration - 1).is_multiple_of(accumulation),
+            last,
             learning_rate: self.config.learning_rate,
             gradient_scale,
-            first_moment_scale: moment_scale(adam.beta1),
-            second_moment_scale: moment_scale(adam.beta2),
-            ..Default::default()
+            updates: self.updates,
         };
-        self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
-
-        let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        if first {
-            encoder.clear_buffer(&self.optimizer.gradients, 0, None);
-        }
-        encoder.clear_buffer(&self.buffers.loss, 0, None);
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.step.recording().encode(&mut pass, step.tokens);
-            if last {
-                self.update.encode(&mut pass, step.tokens);
-            }
-        }
-        let slot = 8 * self.interval.trained.len() as u64;
-        let (loss, clip) = (&self.buffers.loss, &self.optimizer.clip);
-        encoder.copy_buffer_to_buffer(loss, 0, &self.history, slot, Some(4));
-        encoder.copy_buffer_to_buffer(clip, 4, &self.history, slot + 4, Some(4));
-        self.context.queue().submit([encoder.finish()]);
         self.interval.trained.push(batch.trained);
         self.trained_tokens += batch.trained;
+        self.learner.train(&batch, &step).await
     }
 
     /// Reads the interval's losses: their mean, and the last gradient norm.
     async fn report(&mut self, iteration: usize) -> Result<(f32, f32)> {
         let trained = std::mem::take(&mut self.interval.trained);
-        let history: Vec<[f32; 2]> = self.context.read(&self.history, 0, trained.len()).await?;
+        let history = self.learner.history(trained.len()).await?;
         let before = iteration - trained.len();
         for (i, [loss, norm]) in (1..).zip(&history) {
             if !loss.is_finite() {
@@ -360,20 +357,12 @@ impl Trainer {
     }
 
     async fn first_gradient_not_finite(&self) -> Result<String> {
-        let gradients = &self.optimizer.gradients;
-        let values: Vec<f32> = self.context.read(gradients, 0, self.adapter.count).await?;
-        let bad = values.iter().position(|v| !v.is_finite()).unwrap_or(0);
-        let starts = self.adapter.adapter.iter().flat_map(|(layer, target, lora)| {
-            [(lora.a.offset, "lora_a"), (lora.b.offset, "lora_b")]
-                .map(|(start, half)| (start, layer, target, half))
-        });
-        let found = starts.filter(|(start, ..)| *start <= bad).last();
-        Ok(found.map_or_else(
-            || "a gradient".to_owned(),
-            |(_, layer, target, half)| {
-                format!("the gradient of model.layers.{layer}.{}.{half}", target.path())
-            },
-        ))
+        let gradients = self.learner.state().await?.gradients;
+        let bad = gradients.iter().position(|v| !v.is_finite()).unwrap_or(0);
+        let mut names = self.learner.parameter_names().into_iter();
+        let found = names.find(|(_, place)| place.contains(&bad));
+        Ok(found
+            .map_or_else(|| "a gradient".to_owned(), |(name, _)| format!("the gradient of {name}")))
     }
 
     /// The mean loss of the validation tokens; none without a validation set.
@@ -382,20 +371,14 @@ impl Trainer {
         let Some(valid) = self.valid.as_ref().filter(|_| limit != Some(0)) else {
             return Ok(None);
         };
-        let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        encoder.clear_buffer(&self.buffers.loss, 0, None);
-        self.context.queue().submit([encoder.finish()]);
         let mut trained = 0;
-        for mut batch in self.source.validation(valid, limit) {
+        let mut batches: Vec<Batch> = self.source.validation(valid, limit).collect();
+        for batch in &mut batches {
             batch.set_total(1);
             trained += batch.trained;
-            let step = Step { tokens: batch.tokens.len() as u32, ..Default::default() };
-            self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
-            self.validation.recording().submit(step.tokens, 1);
-            self.context.check()?;
         }
-        let sum: Vec<f32> = self.context.read(&self.buffers.loss, 0, 1).await?;
-        let loss = sum[0] / trained.max(1) as f32;
+        let sum = self.learner.loss(batches).await?;
+        let loss = sum / trained.max(1) as f32;
         if !loss.is_finite() {
             let tensor = "the validation loss".to_owned();
             return Err(Error::NotFinite { iteration, tensor });
@@ -403,35 +386,22 @@ impl Trainer {
         Ok(Some(loss))
     }
 
-    /// The adapter's parameters as they are now.
-    pub async fn adapter_tensors(&self) -> Result<AdapterTensors> {
-        self.adapter.download(&self.context).await
-    }
-
-    /// The gradients of the last update, in the layout of the adapter.
-    pub async fn gradients(&self) -> Result<AdapterTensors> {
-        let buffer = self.optimizer.gradients.clone();
-        let gradients = GpuAdapter { parameters: buffer, ..self.adapter.clone() };
-        gradients.download(&self.context).await
-    }
-
     /// Everything that [`Self::resume`] needs to go on after the last whole iteration; the
     /// validation before the next one is then done again.
     pub async fn save(&self) -> Result<Checkpoint> {
-        let read = |buffer| self.context.read(buffer, 0, self.adapter.count);
-        let mut gradients: Vec<f32> = read(&self.optimizer.gradients).await?;
+        let mut state = self.learner.state().await?;
         let used = self.iteration.is_multiple_of(self.config.grad_accumulation_steps);
-        if used || gradients.iter().any(|g| !g.is_finite()) {
+        if used || state.gradients.iter().any(|g| !g.is_finite()) {
             // Nothing more comes of them: the update is done, or it would have been left out.
-            gradients.fill(0.0);
+            state.gradients.fill(0.0);
         }
-        let norm: Vec<f32> = self.context.read(&self.optimizer.clip, 1, 1).await?;
         let source = match &self.pending {
             Some((_, before)) => before,
             None => self.source.state(),
         };
         let trained = &self.interval.trained;
-        let history: Vec<[f32; 2]> = self.context.read(&self.history, 0, trained.len()).await?;
+        let history = self.learner.history(trained.len()).await?;
+        let norm = state.gradient_norm;
         Ok(Checkpoint {
             config: self.config.clone(),
             iteration: self.iteration,
@@ -439,13 +409,13 @@ impl Trainer {
             accumulated: self.interval.accumulated,
             source: source.clone(),
             best: self.best,
-            gradient_norm: if norm[0].is_finite() { norm[0] } else { 0.0 },
+            gradient_norm: if norm.is_finite() { norm } else { 0.0 },
             interval: trained.iter().copied().zip(history).collect(),
             trained_tokens: self.trained_tokens,
-            parameters: read(&self.optimizer.parameters).await?,
-            first_moments: read(&self.optimizer.first_moments).await?,
-            second_moments: read(&self.optimizer.second_moments).await?,
-            gradients,
+            parameters: state.parameters,
+            first_moments: state.first_moments,
+            second_moments: state.second_moments,
+            gradients: state.gradients,
         })
     }
 }

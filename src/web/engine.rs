@@ -17,9 +17,10 @@ use super::support::{self, DeviceInfo};
 use super::value::{NamedFile, call, from_js, to_js};
 use crate::formats::Bytes;
 use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout};
-use crate::generate::{Decoder, Engine, FinishReason, GenerateConfig, Generated, Sampling};
-use crate::model::{Adapter, AdapterTensors, GpuAdapter, ModelConfig, Quantize, Target};
-use crate::ops::GpuLora;
+use crate::generate::{
+    Decoder, Engine, FinishReason, GenerateConfig, Generated, LoadedAdapter, Sampling,
+};
+use crate::model::{AdapterTensors, AnyAdapter, ModelConfig, Quantize, Target};
 use crate::text::{LocalTime, Message};
 use crate::{Error, Result};
 
@@ -38,16 +39,16 @@ pub struct WasmEngine {
 struct Loaded {
     engine: Rc<Engine>,
     device: DeviceInfo,
-    adapters: BTreeMap<String, LoadedAdapter>,
+    adapters: BTreeMap<String, HeldAdapter>,
     /// The decoder of the last generation with the adapter it was recorded for: a next turn finds
     /// its history in the cache.
     decoder: Option<(Option<String>, Decoder)>,
 }
 
 /// An adapter on the host, for files and for a new device, and on the device.
-struct LoadedAdapter {
+struct HeldAdapter {
     tensors: AdapterTensors,
-    gpu: GpuAdapter,
+    loaded: LoadedAdapter,
 }
 
 #[derive(Serialize)]
@@ -151,9 +152,9 @@ impl WasmEngine {
         self.lose_device();
         let mut new = load(&self.files, self.quantize, &on_progress, signal.as_ref()).await?;
         let old = std::mem::take(&mut self.loaded.borrow_mut().adapters);
-        for (name, LoadedAdapter { tensors, .. }) in old {
-            let gpu = GpuAdapter::upload(new.engine.context(), &tensors)?;
-            new.adapters.insert(name, LoadedAdapter { tensors, gpu });
+        for (name, HeldAdapter { tensors, .. }) in old {
+            let loaded = new.engine.load_adapter(&name, &AnyAdapter::Lora(tensors.clone()))?;
+            new.adapters.insert(name, HeldAdapter { tensors, loaded });
         }
         *self.loaded.borrow_mut() = new;
         Ok(())
@@ -163,7 +164,7 @@ impl WasmEngine {
     #[wasm_bindgen(getter)]
     pub fn model(&self) -> Result<JsValue, JsValue> {
         let engine = self.engine();
-        let config = &engine.model().config;
+        let config = engine.config();
         let info = ModelInfo {
             name: &self.name,
             architecture: &config.model_type,
@@ -186,7 +187,7 @@ impl WasmEngine {
     /// `MemoryInfo` of the contract.
     pub fn memory(&self) -> Result<JsValue, JsValue> {
         let engine = self.engine();
-        let memory = engine.context().memory();
+        let memory = engine.model().gpu()?.context.memory();
         let wasm = core::arch::wasm32::memory_size(0) * 65536;
         Ok(to_js(&MemoryInfo { gpu: memory.now(), gpu_peak: memory.peak(), wasm })?)
     }
@@ -276,7 +277,7 @@ impl WasmEngine {
     pub fn export_adapter(&self, name: &str, format: &str) -> Result<Array, JsValue> {
         self.adapter(Some(name))?;
         let loaded = self.loaded.borrow();
-        let config = &loaded.engine.model().config;
+        let config = loaded.engine.config();
         let tensors = &loaded.adapters[name].tensors;
         Ok(adapter_files(tensors, config, &self.name, format, Map::new())?)
     }
@@ -284,13 +285,15 @@ impl WasmEngine {
     /// Throws what the device has reported. A read of a lost device may fail before its loss is
     /// told, so that the caller asks again.
     pub fn check(&self) -> Result<(), JsValue> {
-        Ok(self.engine().context().check()?)
+        Ok(self.engine().model().gpu()?.context.check()?)
     }
 
     /// Loses the device, as a driver's reset would; also frees its memory.
     #[wasm_bindgen(js_name = loseDevice)]
     pub fn lose_device(&self) {
-        self.engine().context().device().destroy();
+        if let Ok(gpu) = self.engine().model().gpu() {
+            gpu.context.device().destroy();
+        }
     }
 }
 
@@ -308,11 +311,11 @@ impl WasmEngine {
     }
 
     /// The adapter of that name; none for no name.
-    pub(super) fn adapter(&self, name: Option<&str>) -> Result<Option<Rc<Adapter<GpuLora>>>> {
+    pub(super) fn adapter(&self, name: Option<&str>) -> Result<Option<LoadedAdapter>> {
         let Some(name) = name else { return Ok(None) };
         let loaded = self.loaded.borrow();
         match loaded.adapters.get(name) {
-            Some(found) => Ok(Some(found.gpu.adapter.clone())),
+            Some(found) => Ok(Some(found.loaded.clone())),
             None => {
                 let names: Vec<&str> = loaded.adapters.keys().map(String::as_str).collect();
                 Err(Error::invalid(match names.is_empty() {
@@ -325,11 +328,10 @@ impl WasmEngine {
 
     fn add_adapter(&self, name: String, tensors: AdapterTensors) -> Result<JsValue> {
         let mut loaded = self.loaded.borrow_mut();
-        tensors.check(&name, &loaded.engine.model().config)?;
-        let gpu = GpuAdapter::upload(loaded.engine.context(), &tensors)?;
+        let on_device = loaded.engine.load_adapter(&name, &AnyAdapter::Lora(tensors.clone()))?;
         // It may have been recorded with one of the same name.
         loaded.decoder = None;
-        let adapter = LoadedAdapter { tensors, gpu };
+        let adapter = HeldAdapter { tensors, loaded: on_device };
         let info = to_js(&info(&name, &adapter))?;
         loaded.adapters.insert(name, adapter);
         Ok(info)
@@ -399,12 +401,12 @@ fn parameters(config: &ModelConfig) -> usize {
     tables + config.num_hidden_layers * (linears + 2 * config.hidden_size) + config.hidden_size
 }
 
-fn info<'a>(name: &'a str, adapter: &LoadedAdapter) -> AdapterInfo<'a> {
+fn info<'a>(name: &'a str, adapter: &HeldAdapter) -> AdapterInfo<'a> {
     let ranks = adapter.tensors.iter().map(|(_, _, lora)| lora.rank);
     AdapterInfo {
         name,
         rank: ranks.max().unwrap_or(0),
-        parameters: adapter.gpu.count,
+        parameters: adapter.tensors.iter().map(|(_, _, lora)| lora.a.len() + lora.b.len()).sum(),
         active: false,
     }
 }

@@ -95,8 +95,9 @@ impl WasmEngine {
             ..DatasetInfo::named(options.dataset.as_deref().unwrap_or("examples"))
         };
         let engine = self.engine();
-        let backend = &engine.context().adapter().backend;
-        let environment = Environment::on(format!("{} ({backend})", self.device_name()));
+        let backend = &engine.model().gpu()?.context.adapter().backend;
+        let device = self.device_name();
+        let environment = Environment::on(format!("{device} ({backend}), wgpu engine"));
         let subject = Subject { model: self.name().to_owned(), dataset, environment };
         let mut asked = Vec::with_capacity(candidates.len());
         for Candidate { name, adapter } in candidates {

@@ -13,7 +13,8 @@ use super::engine::{WasmEngine, adapter_files};
 use super::value::{from_js, to_js};
 use crate::data::batch::BatchSet;
 use crate::data::tokens;
-use crate::generate::Engine;
+use crate::generate::{Engine, GpuModel};
+use crate::gpu::Context;
 use crate::model::AdapterTensors;
 use crate::train::{Event, TrainConfig, Trainer};
 use crate::{Error, Result};
@@ -27,6 +28,7 @@ pub struct WasmTrainer {
     model: String,
     /// Taken out while it works.
     trainer: RefCell<Option<Trainer>>,
+    context: Context,
     config: TrainConfig,
     count: usize,
     /// The adapter at the lowest validation loss: on the host, where a lost device can't take it.
@@ -56,7 +58,7 @@ impl WasmEngine {
         let config = merged(config)?;
         config.check()?;
         let engine = self.engine();
-        let model = engine.model();
+        let GpuModel { context, llama } = engine.model().gpu()?;
         let set = |name: &str| -> Result<Option<BatchSet>> {
             let examples = js_sys::Reflect::get(&dataset, &name.into()).unwrap_or_default();
             if examples.is_undefined() || examples.is_null() {
@@ -72,16 +74,17 @@ impl WasmEngine {
         };
         let train = set("train")?.ok_or_else(|| Error::invalid("the data set has no `train`"))?;
         let valid = if config.val_batches == 0 { None } else { set("valid")? };
-        let initial = config.initial_adapter(&model.config)?;
-        engine.context().memory().reset_peak();
-        let trainer = Trainer::new(engine.context(), model, &initial, train, valid, &config)?;
+        let initial = config.initial_adapter(&llama.config)?;
+        context.memory().reset_peak();
+        let trainer = Trainer::new(context, llama, &initial, train, valid, &config)?;
         Ok(WasmTrainer {
             model: self.name().to_owned(),
             count: trainer.adapter().count,
             trainer: RefCell::new(Some(trainer)),
             best: RefCell::default(),
             time: Cell::default(),
-            engine,
+            context: context.clone(),
+            engine: engine.clone(),
             config,
         })
     }
@@ -145,7 +148,7 @@ impl WasmTrainer {
             Ok(Value::Object(map)) => map,
             _ => Map::new(),
         };
-        let config = &self.engine.model().config;
+        let config = self.engine.config();
         Ok(adapter_files(&tensors, config, &self.model, &format, arguments)?)
     }
 }
@@ -176,7 +179,7 @@ impl WasmTrainer {
             "iterations": self.config.iters,
             "seconds": time.seconds,
             "etaSeconds": pace.map(|pace| pace * (self.config.iters - done) as f64),
-            "gpuMemory": self.engine.context().memory().now(),
+            "gpuMemory": self.context.memory().now(),
         });
         let more = match event {
             Event::Validated { iteration, loss, best } => {

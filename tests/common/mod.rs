@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use engram::data::tokens::Example;
 use engram::formats::{Bytes, Checkpoint, SafetensorsFolder};
-use engram::generate::Engine;
+use engram::generate::{Engine, GpuModel, Model};
 use engram::gpu::{Context, ContextOptions, Step};
 use engram::kernels::Token;
 use engram::model::{
@@ -192,6 +192,11 @@ pub async fn load(
 /// The weights, tokenizer and template.
 pub async fn engine(context: &Context, checkpoint: &Checkpoint) -> Engine {
     Engine::load(context, checkpoint, None, &mut |_, _| Ok(())).await.unwrap()
+}
+
+/// Weights on their device.
+pub fn on_gpu(context: &Context, llama: &Rc<GpuLlama>) -> Model {
+    Model::Gpu(GpuModel { context: context.clone(), llama: llama.clone() })
 }
 
 /// The tokens of one sequence, packed without a cache.

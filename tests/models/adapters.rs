@@ -4,7 +4,7 @@ use crate::common::*;
 use engram::formats::Bytes;
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
 use engram::generate::Engine;
-use engram::model::{AdapterTensors, GpuAdapter};
+use engram::model::{AdapterTensors, AnyAdapter};
 
 async fn adapter(folder: &str) -> AdapterTensors {
     let file = |name: &str| golden_bytes(&format!("{folder}/{name}"));
@@ -37,15 +37,14 @@ async fn adapted_logits_are_those_of_peft() {
     let golden = Golden::open("tiny_adapter_logits.safetensors");
     let (ids, expected) = (golden.u32("input_ids"), golden.f32("logits"));
     let tensors = adapter("tiny_adapter_peft").await;
-    tensors.check("tiny_adapter_peft", &engine.model().config).unwrap();
-    let gpu = GpuAdapter::upload(engine.context(), &tensors).unwrap();
+    let loaded = engine.load_adapter("tiny_adapter_peft", &AnyAdapter::Lora(tensors)).unwrap();
 
-    let all = engine.logits_all(&ids, Some(&gpu.adapter)).await.unwrap();
+    let all = engine.logits_all(&ids, Some(&loaded)).await.unwrap();
     assert_near(&all, &expected);
 
     // The decoder, with its cache, says the same of the last token, by prompt and by steps.
-    let mut decoder = engine.decoder(Some(&gpu.adapter)).unwrap();
-    let vocab = engine.model().config.vocab_size;
+    let mut decoder = engine.decoder(Some(&loaded)).unwrap();
+    let vocab = engine.config().vocab_size;
     let last = &expected[expected.len() - vocab..];
     decoder.prefill(&ids).unwrap();
     assert_near(&decoder.logits().await.unwrap(), last);
@@ -70,7 +69,7 @@ async fn logits_without_an_adapter_are_those_of_transformers() {
 #[async_test]
 async fn an_adapter_of_another_model_is_refused() {
     let engine = tiny().await;
-    let mut config = engine.model().config.clone();
+    let mut config = engine.config().clone();
     config.hidden_size = 32;
     let problem = adapter("tiny_adapter_mlx").await.check("mine", &config).unwrap_err().to_string();
     let expected = "mine: `model.layers.1.self_attn.q_proj`: lora_a is [64, 4], but the model \

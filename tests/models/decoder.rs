@@ -38,7 +38,7 @@ fn noise(count: usize, vocab: usize) -> Vec<u32> {
 }
 
 fn decoder(context: &Context, model: &Rc<GpuLlama>) -> Decoder {
-    Decoder::new(context, model, None).unwrap()
+    Decoder::new(&on_gpu(context, model), None).unwrap()
 }
 
 async fn logits(decoder: &Decoder) -> Vec<f32> {
@@ -167,7 +167,7 @@ async fn a_small_device_gives_the_same_bits() {
     assert_eq!(gpu_logits(&tiny, &model, &ids).await, expected_bits);
 
     // A prompt's activations are too large for it, which is an error and not the end.
-    let refused = Decoder::new(&tiny, &model, None).map(|_| ()).unwrap_err();
+    let refused = Decoder::new(&on_gpu(&tiny, &model), None).map(|_| ()).unwrap_err();
     assert!(matches!(refused, Error::OutOfMemory(_)), "{refused}");
     assert_eq!(gpu_logits(&tiny, &model, &ids).await, expected_bits);
 }

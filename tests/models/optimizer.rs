@@ -115,7 +115,7 @@ impl Mlx {
             BatchSet::new(examples.unwrap(), config.batch_config()).unwrap()
         };
         let (train, valid) = (set("train.jsonl"), set("valid.jsonl"));
-        let model = engine.model().clone();
+        let model = engine.model().gpu().unwrap().llama.clone();
         // As MLX-LM starts, `lora_b` is zero.
         let initial = hash_adapter(&model.config, 1..3, 4, 2.5, 0.0);
         Self { context: context.clone(), model, train, valid, initial, config }

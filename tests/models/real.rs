@@ -5,7 +5,7 @@ use crate::common::*;
 use crate::lora_grads::{Case, assert_loss};
 use crate::tokenizer::{template, tokenizer};
 use engram::data::tokens::Encode;
-use engram::generate::Engine;
+use engram::generate::{Engine, GpuModel};
 use engram::model::GpuAdapter;
 use engram::text::Message;
 
@@ -21,8 +21,9 @@ async fn logits_are_those_of_transformers() {
     let engine = real_engine().await;
     let golden = Golden::open("real_logits.safetensors");
     let ids = golden.u32("input_ids");
-    let logits = gpu_logits(engine.context(), engine.model(), &ids).await;
-    let vocab = engine.model().config.vocab_size;
+    let GpuModel { context, llama } = engine.model().gpu().unwrap();
+    let logits = gpu_logits(context, llama, &ids).await;
+    let vocab = engine.config().vocab_size;
     let rows: Vec<&[f32]> = logits.chunks_exact(vocab).collect();
 
     let sampled_ids = golden.u32("sampled_ids");

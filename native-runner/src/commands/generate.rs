@@ -11,6 +11,7 @@ use engram::text::Message;
 use crate::adapter;
 use crate::cli::Global;
 use crate::interrupt;
+use crate::memory;
 use crate::session;
 use crate::terminal::Terminal;
 
@@ -139,12 +140,12 @@ pub fn print_statistics(terminal: Terminal, engine: &Engine, answer: &Generated)
     if answer.tokens.is_empty() && timing.first_token_seconds == 0.0 {
         return terminal.note(format_args!("prompt {} tokens, no new ones", timing.prompt_tokens));
     }
+    let memory = memory::peak(engine).map_or(String::new(), |peak| format!(" · {peak}"));
     terminal.note(format_args!(
-        "prompt {} tokens, {:.1} tokens/s · first token after {:.2} s · {decode} · peak GPU memory {:.1} MB",
+        "prompt {} tokens, {:.1} tokens/s · first token after {:.2} s · {decode}{memory}",
         timing.prompt_tokens,
         timing.prefill_rate(),
         timing.first_token_seconds,
-        engine.context().memory().peak() as f64 / 1e6,
     ));
 }
 

@@ -40,8 +40,8 @@ const SHOWN: usize = 5;
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let engine = session::load_engine(global)?;
     let adapter = adapter::load(&engine, options.adapter_path.as_deref())?;
-    let logits = pollster::block_on(engine.logits_all(&options.ids, adapter.as_deref()))?;
-    let vocab = engine.model().config.vocab_size;
+    let logits = pollster::block_on(engine.logits_all(&options.ids, adapter.as_ref()))?;
+    let vocab = engine.config().vocab_size;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if options.json {
         ensure!(logits.iter().all(|l| l.is_finite()), "the logits are not finite");

@@ -177,8 +177,8 @@ impl Prepared<'_> {
         candidates: &mut [EngineCandidate<'_>],
     ) -> Result<Report> {
         let Prepared { evaluation: Evaluation { config, training, .. }, questions, staged } = self;
-        let adapter = engine.context().adapter();
-        let environment = Environment::on(format!("{} ({})", adapter.name, adapter.backend));
+        let place = engine.model().place();
+        let environment = Environment::on(format!("{}, {} engine", place.device, place.engine));
         let subject = Subject { model: model.to_owned(), dataset: questions.dataset, environment };
         let phases = if config.loss { 2 } else { 1 };
         let answers = questions.examples.len() * config.runs;

@@ -90,8 +90,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         return Ok(());
     }
     let engine = session::load_engine(global)?;
-    let is_software = engine.context().adapter().is_software;
-    let preset = Preset::choose(options.quick, options.full, is_software);
+    let preset = Preset::choose(options.quick, options.full, &engine.model().place());
     if preset != preset::FULL {
         let why = if options.quick { "quick" } else { "quick, for a software adapter" };
         terminal

@@ -1,5 +1,7 @@
 //! How much of the experiment is run.
 
+use engram::generate::Place;
+
 /// The sizes of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Preset {
@@ -47,9 +49,11 @@ pub const QUICK: Preset = Preset {
 };
 
 impl Preset {
-    /// The quick one if it is asked for, or on a software adapter unless the full one is.
-    pub fn choose(quick: bool, full: bool, is_software: bool) -> Self {
-        if quick || (is_software && !full) { QUICK } else { FULL }
+    /// The quick one if it is asked for, or by our kernels on a software adapter unless the full one
+    /// is: burn on the CPU does it all in minutes.
+    pub fn choose(quick: bool, full: bool, place: &Place) -> Self {
+        let is_slow = place.is_software && place.engine == "wgpu";
+        if quick || (is_slow && !full) { QUICK } else { FULL }
     }
 
     /// What it comes to, in words.
@@ -69,9 +73,11 @@ mod tests {
 
     #[test]
     fn a_software_adapter_gets_the_quick_one_unless_told_otherwise() {
-        assert_eq!(Preset::choose(false, false, false), FULL);
-        assert_eq!(Preset::choose(false, false, true), QUICK);
-        assert_eq!(Preset::choose(false, true, true), FULL);
-        assert_eq!(Preset::choose(true, false, false), QUICK);
+        let place = |engine, is_software| Place { engine, device: "x".into(), is_software };
+        assert_eq!(Preset::choose(false, false, &place("wgpu", false)), FULL);
+        assert_eq!(Preset::choose(false, false, &place("wgpu", true)), QUICK);
+        assert_eq!(Preset::choose(false, false, &place("burn", true)), FULL);
+        assert_eq!(Preset::choose(false, true, &place("wgpu", true)), FULL);
+        assert_eq!(Preset::choose(true, false, &place("wgpu", false)), QUICK);
     }
 }

@@ -79,7 +79,7 @@ impl Run {
     /// Trains the adapter on the held-out split's training set.
     pub fn train(&self, global: &Global, engine: &Engine, preset: &Preset) -> Result<()> {
         // The default is for models of 30 blocks; a smaller one is adapted whole.
-        let blocks = engine.model().config.num_hidden_layers as i64;
+        let blocks = engine.config().num_hidden_layers as i64;
         let num_layers = (blocks < TrainConfig::default().num_layers).then_some(-1);
         let options = train::Options {
             data: self.held_out.clone(),

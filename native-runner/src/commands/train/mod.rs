@@ -2,27 +2,27 @@
 
 mod metrics;
 mod settings;
+mod start;
 
-use std::collections::BTreeSet;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use engram::data::batch::BatchSet;
-use engram::data::{jsonl, tokens};
 use engram::formats::adapter::{AdapterFiles, write_mlx, write_peft};
-use engram::generate::Engine;
-use engram::model::{AdapterTensors, Target};
-use engram::train::{Checkpoint, Event, TrainConfig, Trainer};
+use engram::generate::{Engine, Model};
+use engram::model::AnyAdapter;
+use engram::train::{AdapterType, Event, Learner, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
 use self::metrics::Metrics;
 pub use self::settings::Settings;
+use self::start::{CHECKPOINT, Start};
 use crate::adapter;
 use crate::cli::Global;
 use crate::interrupt;
+use crate::memory;
 use crate::session;
 use crate::terminal::Terminal;
 
@@ -81,9 +81,6 @@ Examples:
 
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
-/// The file a run goes on from.
-const CHECKPOINT: &str = "checkpoint.safetensors";
-
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let engine = session::load_engine(global)?;
     train(global, &engine, options)
@@ -92,10 +89,37 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
 /// Trains on an engine that is loaded already; what the run came to stands in its metrics.
 pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
+    memory::reset_peak(engine);
+    let start = Start::new(engine, options, terminal)?;
+    match engine.model() {
+        Model::Gpu(gpu) => run_on(global, engine, options, start.on_gpu(gpu)?),
+        #[cfg(feature = "burn")]
+        Model::Burn(model) => {
+            use engram::burn::{Bottleneck, DoraModule, LoraModule};
+            match start.config.adapter_type {
+                AdapterType::Lora | AdapterType::Rslora => {
+                    run_on(global, engine, options, start.on_burn::<LoraModule>(model)?)
+                }
+                AdapterType::Dora => {
+                    run_on(global, engine, options, start.on_burn::<DoraModule>(model)?)
+                }
+                AdapterType::Bottleneck => {
+                    run_on(global, engine, options, start.on_burn::<Bottleneck>(model)?)
+                }
+            }
+        }
+    }
+}
+
+/// Trains to the end, or to Ctrl-C.
+fn run_on<L: Learner>(
+    global: &Global,
+    engine: &Engine,
+    options: &Options,
+    mut trainer: Trainer<L>,
+) -> Result<()> {
+    let terminal = Terminal::new(global);
     let folder = &options.adapter_path;
-    let context = engine.context();
-    context.memory().reset_peak();
-    let mut trainer = start(engine, options, terminal)?;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let metrics = options.metrics.clone().unwrap_or_else(|| folder.join("metrics.jsonl"));
     let keep = options.resume.then_some(trainer.iteration());
@@ -111,111 +135,17 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
         interval_iterations: 0,
         saved: Instant::now(),
     };
+    let dispatches = trainer.learner().dispatches_per_step();
     terminal.note(format_args!(
-        "training {} parameters, iterations {} to {}, {} dispatches a step",
-        trainer.adapter().count,
+        "training {} parameters, iterations {} to {}{}",
+        trainer.learner().parameter_count(),
         trainer.iteration() + 1,
         config.iters,
-        trainer.dispatches_per_step()
+        dispatches.map_or(String::new(), |count| format!(", {count} dispatches a step"))
     ));
     pollster::block_on(run.finish(&mut trainer))?;
     terminal.note(format_args!("saved the adapter to {}", folder.display()));
     Ok(())
-}
-
-/// A trainer from scratch, from an adapter, or from a checkpoint.
-fn start(engine: &Engine, options: &Options, terminal: Terminal) -> Result<Trainer> {
-    let (context, model) = (engine.context(), engine.model());
-    if options.resume {
-        let path = options.adapter_path.join(CHECKPOINT);
-        let name = path.display().to_string();
-        let bytes = std::fs::read(&path).with_context(|| format!("{name}: nothing to resume"))?;
-        let mut checkpoint = Checkpoint::from_bytes(&name, &bytes)?;
-        checkpoint.config = options.settings.resumed(&checkpoint.config)?;
-        let (iters, done) = (checkpoint.config.iters, checkpoint.iteration);
-        ensure!(iters >= done, "--iters is {iters}, the run has done {done} already");
-        let (train, valid) = data(engine, options, &checkpoint.config, terminal)?;
-        return Ok(Trainer::resume(context, model, train, valid, &checkpoint)?);
-    }
-    let mut config = options.settings.config();
-    config.check()?;
-    let initial = match &options.init_adapter {
-        Some(folder) => {
-            let tensors = adapter::read_folder(folder)?;
-            tensors.check(&folder.display().to_string(), &model.config)?;
-            take_shape(&mut config, &tensors, model.config.num_hidden_layers, folder)?;
-            tensors
-        }
-        None => config.initial_adapter(&model.config)?,
-    };
-    let (train, valid) = data(engine, options, &config, terminal)?;
-    Ok(Trainer::new(context, model, &initial, train, valid, &config)?)
-}
-
-/// An initial adapter has a shape of its own, which becomes the run's.
-fn take_shape(
-    config: &mut TrainConfig,
-    tensors: &AdapterTensors,
-    blocks: usize,
-    folder: &Path,
-) -> Result<()> {
-    let targets: BTreeSet<Target> = tensors.iter().map(|(_, target, _)| target).collect();
-    let first = tensors.first_layer().unwrap_or(blocks);
-    for layer in first..blocks {
-        for &target in &targets {
-            let same = tensors
-                .get(layer, target)
-                .is_some_and(|lora| lora.rank == config.rank && lora.scale == config.scale);
-            ensure!(
-                same,
-                "{}: layer {layer}'s {} has not rank {} and scale {}, as every adapted layer must; \
-                 give the adapter's --rank and --scale",
-                folder.display(),
-                target.path(),
-                config.rank,
-                config.scale
-            );
-        }
-    }
-    config.num_layers = (blocks - first) as i64;
-    config.keys = targets.iter().map(|target| target.path().to_owned()).collect();
-    Ok(())
-}
-
-/// The training set and, if there is one, the validation set.
-fn data(
-    engine: &Engine,
-    options: &Options,
-    config: &TrainConfig,
-    terminal: Terminal,
-) -> Result<(BatchSet, Option<BatchSet>)> {
-    let set = |file: &str, may_be_missing: bool| -> Result<Option<BatchSet>> {
-        let path = options.data.join(file);
-        let name = path.display().to_string();
-        if may_be_missing && !path.exists() {
-            return Ok(None);
-        }
-        let bytes = std::fs::read(&path).with_context(|| name.clone())?;
-        let records = jsonl::parse(&name, &bytes)?;
-        let examples = tokens::tokenize(&name, &records, engine, config.mask_prompt)?;
-        let set = BatchSet::new(examples, config.batch_config()).with_context(|| name.clone())?;
-        for (count, what) in [(set.truncated(), "cut to"), (set.left_out(), "left out, no loss in")]
-        {
-            if count > 0 {
-                terminal.note(format_args!(
-                    "{name}: {count} examples {what} {} tokens",
-                    config.max_seq_length
-                ));
-            }
-        }
-        Ok(Some(set))
-    };
-    let train = set("train.jsonl", false)?.context("no training data")?;
-    let valid = if config.val_batches == 0 { None } else { set("valid.jsonl", true)? };
-    if valid.is_none() && config.val_batches != 0 {
-        terminal.note("no valid.jsonl: the run is not validated");
-    }
-    Ok((train, valid))
 }
 
 /// A line of results on standard output.
@@ -237,7 +167,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn finish(&mut self, trainer: &mut Trainer) -> Result<()> {
+    async fn finish<L: Learner>(&mut self, trainer: &mut Trainer<L>) -> Result<()> {
         let _deferred = interrupt::defer();
         let mut bar = self.terminal.steps(trainer.config().iters);
         let mut what = "training".to_owned();
@@ -300,23 +230,23 @@ impl Run<'_> {
         self.interval_iterations += 1;
     }
 
-    fn report(
+    fn report<L: Learner>(
         &mut self,
         iteration: usize,
         loss: f32,
         gradient_norm: f32,
         trained_tokens: usize,
-        trainer: &Trainer,
+        trainer: &Trainer<L>,
     ) -> Result<()> {
         let seconds = std::mem::take(&mut self.interval_time).as_secs_f64();
         let tokens = std::mem::take(&mut self.interval_tokens);
         let iterations = std::mem::take(&mut self.interval_iterations);
         let (its, rate) = (iterations as f64 / seconds, tokens as f64 / seconds);
-        let peak = self.engine.context().memory().peak();
+        let peak = memory::peak(self.engine);
+        let shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
         say(format_args!(
             "iteration {iteration}: training loss {loss:.4}, gradient norm {gradient_norm:.3}, \
-             {its:.3} it/s, {rate:.0} tokens/s, peak GPU memory {:.1} MB",
-            peak as f64 / 1e6
+             {its:.3} it/s, {rate:.0} tokens/s{shown}"
         ))?;
         self.metrics.write(&json!({
             "iteration": iteration,
@@ -326,11 +256,11 @@ impl Run<'_> {
             "iterations_per_second": its,
             "tokens_per_second": rate,
             "trained_tokens": trained_tokens,
-            "peak_memory_bytes": peak,
+            "peak_memory_bytes": peak.map(|peak| peak.bytes),
         }))
     }
 
-    fn checkpoint_is_due(&self, trainer: &Trainer, event: &Event) -> bool {
+    fn checkpoint_is_due<L: Learner>(&self, trainer: &Trainer<L>, event: &Event) -> bool {
         match self.options.save_every {
             Some(every) => every > 0 && trainer.iteration().is_multiple_of(every),
             None => {
@@ -340,21 +270,25 @@ impl Run<'_> {
         }
     }
 
-    async fn save_checkpoint(&mut self, trainer: &Trainer) -> Result<()> {
+    async fn save_checkpoint<L: Learner>(&mut self, trainer: &Trainer<L>) -> Result<()> {
         let bytes = trainer.save().await?.to_bytes()?;
         adapter::write_folder(&self.options.adapter_path, &[(CHECKPOINT, &bytes[..])])?;
         self.saved = Instant::now();
         Ok(())
     }
 
-    async fn save_adapter(&self, trainer: &Trainer, folder: &Path) -> Result<()> {
-        let tensors = trainer.adapter_tensors().await?;
-        let files = self.files(&tensors, trainer.config())?;
+    async fn save_adapter<L: Learner>(&self, trainer: &Trainer<L>, folder: &Path) -> Result<()> {
+        let adapter = trainer.any_adapter().await?;
+        let files = self.files(&adapter, trainer.config())?;
         adapter::write_folder(folder, &files.iter().collect::<Vec<_>>())
     }
 
-    fn files(&self, tensors: &AdapterTensors, config: &TrainConfig) -> Result<AdapterFiles> {
-        let model = &self.engine.model().config;
+    fn files(&self, adapter: &AnyAdapter, config: &TrainConfig) -> Result<AdapterFiles> {
+        let model = self.engine.config();
+        let tensors = match adapter {
+            AnyAdapter::Lora(tensors) => tensors,
+            AnyAdapter::Named(named) => anyhow::bail!("{}", named.kind),
+        };
         match self.options.format {
             Format::Mlx => {
                 let mut arguments = match serde_json::to_value(config)? {

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
-use engram::train::{Optimizer, TrainConfig};
+use engram::train::{AdapterType, Optimizer, TrainConfig};
 
 /// Whose rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -12,6 +12,30 @@ pub enum Semantics {
     Engram,
     /// MLX-LM's, loss for loss
     Mlx,
+}
+
+/// `--adapter-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Type {
+    /// A low-rank update
+    Lora,
+    /// LoRA whose scale is multiplied by the root of the rank
+    Rslora,
+    /// LoRA that turns rows and scales them apart; needs --engine burn
+    Dora,
+    /// A small network behind a layer; needs --engine burn
+    Bottleneck,
+}
+
+impl From<Type> for AdapterType {
+    fn from(kind: Type) -> Self {
+        match kind {
+            Type::Lora => Self::Lora,
+            Type::Rslora => Self::Rslora,
+            Type::Dora => Self::Dora,
+            Type::Bottleneck => Self::Bottleneck,
+        }
+    }
 }
 
 /// Settings that a checkpoint keeps; what is not given is the original experiment's, or the
@@ -31,7 +55,10 @@ pub struct Settings {
     /// Step size [default: 1e-5]
     #[arg(long)]
     pub learning_rate: Option<f32>,
-    /// Rank of the adapter [default: 8]
+    /// What is added to a linear layer [default: lora]
+    #[arg(long)]
+    pub adapter_type: Option<Type>,
+    /// Rank of the adapter; the bottleneck's size [default: 8]
     #[arg(long)]
     pub rank: Option<usize>,
     /// Scale of the adapter; PEFT's alpha / rank [default: 20]
@@ -91,15 +118,20 @@ fn parse_optimizer(text: &str) -> Result<Optimizer, String> {
 
 impl Settings {
     /// The settings of a new run.
-    pub fn config(&self) -> TrainConfig {
+    pub fn config(&self) -> Result<TrainConfig> {
         let mut config = TrainConfig::default();
+        if self.adapter_type == Some(Type::Bottleneck) {
+            ensure!(self.scale.is_none(), "--scale is LoRA's; a bottleneck adapter has none");
+            // Where the paper puts it.
+            config.keys = ["self_attn.o_proj", "mlp.down_proj"].map(str::to_owned).into();
+        }
         if self.semantics == Some(Semantics::Mlx) {
             config.bias_correction = false;
         }
         if self.optimizer == Some(Optimizer::Adamw) {
             config.weight_decay = 0.01;
         }
-        self.put_over(config)
+        Ok(self.put_over(config))
     }
 
     /// The settings of a run that goes on: its own, with another number of iterations if given.
@@ -128,6 +160,7 @@ impl Settings {
         put(&mut config.iters, &self.iters);
         put(&mut config.batch_size, &self.batch_size);
         put(&mut config.learning_rate, &self.learning_rate);
+        put(&mut config.adapter_type, &self.adapter_type.map(Into::into));
         put(&mut config.rank, &self.rank);
         put(&mut config.scale, &self.scale);
         put(&mut config.num_layers, &self.num_layers);
@@ -157,15 +190,23 @@ mod tests {
     #[test]
     fn mlx_has_no_bias_correction_unless_asked() {
         let mlx = Settings { semantics: Some(Semantics::Mlx), ..Default::default() };
-        assert!(!mlx.config().bias_correction);
+        assert!(!mlx.config().unwrap().bias_correction);
         let asked = Settings { bias_correction: Some(true), ..mlx };
-        assert!(asked.config().bias_correction);
-        assert!(Settings::default().config().bias_correction);
+        assert!(asked.config().unwrap().bias_correction);
+        assert!(Settings::default().config().unwrap().bias_correction);
+    }
+
+    #[test]
+    fn a_bottleneck_has_no_scale_and_its_own_places() {
+        let bottleneck = Settings { adapter_type: Some(Type::Bottleneck), ..Default::default() };
+        assert_eq!(bottleneck.config().unwrap().keys.len(), 2);
+        let scaled = Settings { scale: Some(2.0), ..bottleneck };
+        assert!(scaled.config().unwrap_err().to_string().contains("--scale"));
     }
 
     #[test]
     fn a_resumed_run_keeps_its_settings() {
-        let saved = Settings { rank: Some(4), ..Default::default() }.config();
+        let saved = Settings { rank: Some(4), ..Default::default() }.config().unwrap();
         let more = Settings { iters: Some(500), ..Default::default() };
         assert_eq!(more.resumed(&saved).unwrap().iters, 500);
         assert_eq!(more.resumed(&saved).unwrap().rank, 4);

@@ -1,0 +1,181 @@
+//! What a run begins with: settings, data, and an adapter or a checkpoint.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+#[cfg(feature = "burn")]
+use std::rc::Rc;
+
+use anyhow::{Context as _, Result, ensure};
+#[cfg(feature = "burn")]
+use engram::burn::{AdapterKind, BurnModel, fresh};
+use engram::data::batch::BatchSet;
+use engram::data::{jsonl, tokens};
+use engram::generate::{Engine, GpuModel};
+use engram::model::{AdapterTensors, AnyAdapter, Target};
+#[cfg(feature = "burn")]
+use engram::train::BurnLearner;
+use engram::train::{
+    AdapterType, Checkpoint, GpuLearner, Learner, TrainConfig, TrainData, Trainer,
+};
+
+use super::{Format, Options};
+use crate::adapter;
+use crate::terminal::Terminal;
+
+/// The file a run goes on from.
+pub const CHECKPOINT: &str = "checkpoint.safetensors";
+
+/// A run that is not on a device yet.
+pub struct Start {
+    /// Its settings.
+    pub config: TrainConfig,
+    data: TrainData,
+    /// The adapter of `--init-adapter`, and what errors call it.
+    initial: Option<(String, AnyAdapter)>,
+    /// Of `--resume`.
+    checkpoint: Option<Checkpoint>,
+}
+
+impl Start {
+    /// Reads what the options name.
+    pub fn new(engine: &Engine, options: &Options, terminal: Terminal) -> Result<Self> {
+        let (mut config, checkpoint) = if options.resume {
+            let path = options.adapter_path.join(CHECKPOINT);
+            let name = path.display().to_string();
+            let bytes =
+                std::fs::read(&path).with_context(|| format!("{name}: nothing to resume"))?;
+            let mut checkpoint = Checkpoint::from_bytes(&name, &bytes)?;
+            checkpoint.config = options.settings.resumed(&checkpoint.config)?;
+            let (iters, done) = (checkpoint.config.iters, checkpoint.iteration);
+            ensure!(iters >= done, "--iters is {iters}, the run has done {done} already");
+            (checkpoint.config.clone(), Some(checkpoint))
+        } else {
+            (options.settings.config()?, None)
+        };
+        config.check()?;
+        ensure!(
+            config.adapter_type != AdapterType::Bottleneck || options.format == Format::Peft,
+            "MLX-LM has no files of a bottleneck adapter; add --format peft"
+        );
+        let initial = match &options.init_adapter {
+            Some(folder) => {
+                let adapter = AnyAdapter::Lora(adapter::read_folder(folder)?);
+                if let AnyAdapter::Lora(tensors) = &adapter {
+                    tensors.check(&folder.display().to_string(), engine.config())?;
+                    take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
+                }
+                Some((folder.display().to_string(), adapter))
+            }
+            None => None,
+        };
+        let (train, valid) = data(engine, options, &config, terminal)?;
+        let data = TrainData::new(train, valid, engine.config())?;
+        Ok(Self { config, data, initial, checkpoint })
+    }
+
+    /// The run by our kernels.
+    pub fn on_gpu(self, gpu: &GpuModel) -> Result<Trainer<GpuLearner>> {
+        let GpuModel { context, llama } = gpu;
+        let tensors = match &self.initial {
+            Some((name, adapter)) => adapter.lora(name)?.clone(),
+            None => self.config.initial_adapter(&llama.config)?,
+        };
+        let room = self.data.room();
+        let learner = GpuLearner::new(context, llama, &tensors, room, &self.config)?;
+        self.with(learner)
+    }
+
+    /// The run by burn, with adapters of the type `A`.
+    #[cfg(feature = "burn")]
+    pub fn on_burn<A: AdapterKind>(self, model: &Rc<BurnModel>) -> Result<Trainer<BurnLearner<A>>>
+    where
+        A::Config: for<'a> From<&'a TrainConfig>,
+    {
+        let (config, kind) = (&self.config, A::Config::from(&self.config));
+        let adapter = match &self.initial {
+            Some((name, adapter)) => A::load(model, name, adapter)?,
+            None => {
+                let (layers, targets) = (config.layers(&model.llama.config)?, config.targets()?);
+                fresh::<A>(model, layers, &targets, &kind, config.seed)?
+            }
+        };
+        let learner = BurnLearner::new(model, adapter, kind, self.data.room(), config);
+        self.with(learner)
+    }
+
+    fn with<L: Learner>(self, learner: L) -> Result<Trainer<L>> {
+        Ok(match &self.checkpoint {
+            Some(checkpoint) => Trainer::resume_with(learner, self.data, checkpoint)?,
+            None => Trainer::with(learner, self.data, &self.config)?,
+        })
+    }
+}
+
+/// An initial adapter has a shape of its own, which becomes the run's.
+fn take_shape(
+    config: &mut TrainConfig,
+    tensors: &AdapterTensors,
+    blocks: usize,
+    folder: &Path,
+) -> Result<()> {
+    let targets: BTreeSet<Target> = tensors.iter().map(|(_, target, _)| target).collect();
+    let first = tensors.first_layer().unwrap_or(blocks);
+    for layer in first..blocks {
+        for &target in &targets {
+            let same = tensors.get(layer, target).is_some_and(|lora| {
+                lora.rank == config.rank && lora.scale == config.update_scale()
+            });
+            ensure!(
+                same,
+                "{}: layer {layer}'s {} has not rank {} and scale {}, as every adapted layer must; \
+                 give the adapter's --rank and --scale",
+                folder.display(),
+                target.path(),
+                config.rank,
+                config.update_scale()
+            );
+        }
+    }
+    if tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+        config.adapter_type = AdapterType::Dora;
+    }
+    config.num_layers = (blocks - first) as i64;
+    config.keys = targets.iter().map(|target| target.path().to_owned()).collect();
+    Ok(())
+}
+
+/// The training set and, if there is one, the validation set.
+fn data(
+    engine: &Engine,
+    options: &Options,
+    config: &TrainConfig,
+    terminal: Terminal,
+) -> Result<(BatchSet, Option<BatchSet>)> {
+    let set = |file: &str, may_be_missing: bool| -> Result<Option<BatchSet>> {
+        let path = options.data.join(file);
+        let name = path.display().to_string();
+        if may_be_missing && !path.exists() {
+            return Ok(None);
+        }
+        let bytes = std::fs::read(&path).with_context(|| name.clone())?;
+        let records = jsonl::parse(&name, &bytes)?;
+        let examples = tokens::tokenize(&name, &records, engine, config.mask_prompt)?;
+        let set = BatchSet::new(examples, config.batch_config()).with_context(|| name.clone())?;
+        for (count, what) in [(set.truncated(), "cut to"), (set.left_out(), "left out, no loss in")]
+        {
+            if count > 0 {
+                terminal.note(format_args!(
+                    "{name}: {count} examples {what} {} tokens",
+                    config.max_seq_length
+                ));
+            }
+        }
+        Ok(Some(set))
+    };
+    let train = set("train.jsonl", false)?.context("no training data")?;
+    let valid = if config.val_batches == 0 { None } else { set("valid.jsonl", true)? };
+    if valid.is_none() && config.val_batches != 0 {
+        terminal.note("no valid.jsonl: the run is not validated");
+    }
+    Ok((train, valid))
+}
