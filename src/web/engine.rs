@@ -16,7 +16,7 @@ use super::clock;
 use super::support::{self, DeviceInfo};
 use super::value::{NamedFile, call, from_js, to_js};
 use crate::formats::Bytes;
-use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout};
+use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout, PeftOptions};
 use crate::generate::{Decoder, Engine, FinishReason, GenerateConfig, Generated, Sampling};
 use crate::model::{Adapter, AdapterTensors, GpuAdapter, ModelConfig, Quantize, Target};
 use crate::ops::GpuLora;
@@ -465,7 +465,10 @@ pub(super) fn adapter_files(
             arguments.insert("model".into(), model.into());
             adapter::write_mlx(tensors, config, &arguments)?
         }
-        "peft" => adapter::write_peft(tensors, config, model, 0.0)?,
+        "peft" => {
+            let options = PeftOptions { base_model: model, ..PeftOptions::default() };
+            adapter::write_peft(tensors, config, &options)?
+        }
         other => {
             return Err(Error::invalid(format!("format is `{other}`; there are mlx and peft")));
         }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
-use engram::formats::adapter::{self as files, AdapterFiles, CONFIG_FILE};
+use engram::formats::adapter::{self as files, AdapterFiles, CONFIG_FILE, PeftOptions};
 use engram::model::{AdapterTensors, ModelConfig};
 use serde_json::{Map, Value};
 
@@ -50,7 +50,10 @@ impl Format {
                 let arguments = Map::from_iter([("model".to_owned(), base_model.into())]);
                 files::write_mlx(adapter, config, &arguments)
             }
-            Format::Peft => files::write_peft(adapter, config, base_model, 0.0),
+            Format::Peft => {
+                let options = PeftOptions { base_model, ..PeftOptions::default() };
+                files::write_peft(adapter, config, &options)
+            }
         }
     }
 }

@@ -3,8 +3,9 @@
 //! Both say the same in other words. MLX has `lora_a` (in, rank) and `lora_b` (rank, out), one
 //! rank and `scale` for all, and counts blocks from the last; PEFT has the transposes `lora_A` and
 //! `lora_B`, `lora_alpha` = scale · rank, and rules by name for ranks and alphas. In memory it is
-//! always MLX's.
+//! always MLX's. DoRA's magnitudes are the same (out) in both.
 
+mod arrays;
 mod mlx;
 mod names;
 mod peft;
@@ -15,7 +16,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 use super::ByteSource;
-use crate::model::AdapterTensors;
+use crate::model::{AdapterTensors, ModelConfig};
 use crate::{Error, Result};
 
 /// The settings' file in both layouts.
@@ -36,6 +37,14 @@ impl Layout {
         match self {
             Layout::Mlx => "adapters.safetensors",
             Layout::Peft => "adapter_model.safetensors",
+        }
+    }
+
+    /// What its config says of a DoRA adapter, for errors.
+    const fn dora(self) -> &'static str {
+        match self {
+            Layout::Mlx => "`fine_tune_type: dora`",
+            Layout::Peft => "`use_dora: true`",
         }
     }
 
@@ -84,16 +93,23 @@ struct Setting {
     scale: f64,
 }
 
-/// What `adapter_config.json` says of each layer.
-type Settings = Box<dyn Fn(&str) -> Setting>;
+/// What `adapter_config.json` says of a LoRA adapter.
+struct Settings {
+    /// Whether each update has a magnitude.
+    is_dora: bool,
+    /// By the linear layer's path.
+    of: Box<dyn Fn(&str) -> Setting>,
+}
 
 /// Reads an adapter in either layout; `name` is `config_json` in errors. Whether it fits a model
 /// is for [`AdapterTensors::check`] to say.
 ///
 /// # Errors
-/// A config that asks for more than LoRA on linear layers, tensors that are not such updates, lack
-/// their other half, have another rank than the config says, are not F32, F16 or BF16, or hold
-/// a number that is not finite; and a damaged file.
+/// - A config that asks for more than LoRA or DoRA on linear layers.
+/// - Tensors that are not such updates, lack their other half, or have another rank than the config
+///   says; DoRA without its magnitudes, or magnitudes without DoRA.
+/// - Tensors that are empty, not F32, F16 or BF16, or hold a number that is not finite.
+/// - A damaged file.
 pub async fn read(
     name: &str,
     config_json: &[u8],
@@ -108,12 +124,25 @@ pub async fn read(
 }
 
 pub use mlx::write as write_mlx;
-pub use peft::write as write_peft;
+pub use peft::{PeftOptions, write as write_peft};
 
 /// Refuses an adapter that no file could hold, or the model has no place for.
-fn check_writable(adapter: &AdapterTensors, config: &crate::model::ModelConfig) -> Result<()> {
+fn check_writable(adapter: &AdapterTensors, config: &ModelConfig) -> Result<()> {
     if adapter.is_empty() {
         return Err(Error::invalid("the adapter updates nothing; there is nothing to write"));
     }
     adapter.check("the adapter", config)
+}
+
+/// Whether the updates have magnitudes: all or none, since a config says it once.
+fn is_dora(adapter: &AdapterTensors) -> Result<bool> {
+    let mut with = adapter.iter().map(|(_, _, lora)| lora.magnitude.is_some());
+    let first = with.next().unwrap_or(false);
+    if with.any(|other| other != first) {
+        return Err(Error::invalid(
+            "some of the adapter's updates have DoRA's magnitude and some do not; adapter files \
+             hold either, write two adapters",
+        ));
+    }
+    Ok(first)
 }

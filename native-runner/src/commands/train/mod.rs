@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch::BatchSet;
 use engram::data::{jsonl, tokens};
-use engram::formats::adapter::{AdapterFiles, write_mlx, write_peft};
+use engram::formats::adapter::{AdapterFiles, PeftOptions, write_mlx, write_peft};
 use engram::generate::Engine;
 use engram::model::{AdapterTensors, Target};
 use engram::train::{Checkpoint, Event, TrainConfig, Trainer};
@@ -365,7 +365,11 @@ impl Run<'_> {
                 arguments.insert("data".to_owned(), json!(self.options.data));
                 Ok(write_mlx(tensors, model, &arguments)?)
             }
-            Format::Peft => Ok(write_peft(tensors, model, &self.model_name, 0.0)?),
+            Format::Peft => {
+                let base_model = &self.model_name;
+                let options = PeftOptions { base_model, ..PeftOptions::default() };
+                Ok(write_peft(tensors, model, &options)?)
+            }
         }
     }
 }
