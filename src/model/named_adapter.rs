@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+use super::AdapterTensors;
+use crate::{Error, Result};
+
 /// Parameters by name, and what made them: what [`formats::adapter`](crate::formats::adapter) reads
 /// and writes of a kind that is not LoRA.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +32,36 @@ pub struct NamedTensor {
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyAdapter {
     /// LoRA, with or without DoRA's magnitudes.
-    Lora(super::AdapterTensors),
+    Lora(AdapterTensors),
     /// Another kind.
     Named(NamedAdapter),
+}
+
+impl AnyAdapter {
+    /// The adapter where only LoRA will do; `name` is the adapter in errors.
+    ///
+    /// # Errors
+    /// When it is of another kind.
+    pub fn into_lora(self, name: &str) -> Result<AdapterTensors> {
+        match self {
+            AnyAdapter::Lora(tensors) => Ok(tensors),
+            AnyAdapter::Named(NamedAdapter { kind, .. }) => {
+                Err(Error::format(name, format!("is a {kind} adapter, which needs --engine burn")))
+            }
+        }
+    }
+
+    /// Number of parameters.
+    pub fn count(&self) -> usize {
+        match self {
+            AnyAdapter::Lora(tensors) => tensors
+                .iter()
+                .map(|(_, _, lora)| {
+                    let magnitude = lora.magnitude.as_ref().map_or(0, Vec::len);
+                    lora.a.len() + lora.b.len() + magnitude
+                })
+                .sum(),
+            AnyAdapter::Named(named) => named.tensors.values().map(|t| t.values.len()).sum(),
+        }
+    }
 }

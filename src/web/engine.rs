@@ -449,7 +449,8 @@ async fn read_adapter(files: &[NamedFile]) -> Result<AdapterTensors> {
     let config = find(CONFIG_FILE)?;
     let weights = find(Layout::detect(CONFIG_FILE, &config.bytes)?.weights_file())?;
     let source = Bytes::new(weights.name.clone(), weights.bytes.clone());
-    adapter::read(CONFIG_FILE, &config.bytes, Box::new(source)).await
+    let any = adapter::read(CONFIG_FILE, &config.bytes, Box::new(source), &[]).await?;
+    any.into_lora(CONFIG_FILE)
 }
 
 /// An adapter as files; `arguments` go into MLX's config.

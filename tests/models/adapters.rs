@@ -11,7 +11,7 @@ async fn adapter(folder: &str) -> AdapterTensors {
     let config = file(CONFIG_FILE);
     let layout = Layout::detect(folder, config).unwrap();
     let weights = Bytes::new(folder, file(layout.weights_file()));
-    read(folder, config, Box::new(weights)).await.unwrap()
+    read(folder, config, Box::new(weights), &[]).await.unwrap().into_lora(folder).unwrap()
 }
 
 async fn tiny() -> Engine {

@@ -3,10 +3,12 @@
 //! Both say the same in other words. MLX has `lora_a` (in, rank) and `lora_b` (rank, out), one
 //! rank and `scale` for all, and counts blocks from the last; PEFT has the transposes `lora_A` and
 //! `lora_B`, `lora_alpha` = scale · rank, and rules by name for ranks and alphas. In memory it is
-//! always MLX's. DoRA's magnitudes are the same (out) in both.
+//! always MLX's. DoRA's magnitudes are the same (out) in both. Adapters of other kinds are PEFT's
+//! files, whose tensors keep their names ([`NamedAdapter`](crate::model::NamedAdapter)).
 
 mod arrays;
 mod mlx;
+mod named;
 mod names;
 mod peft;
 mod tensors;
@@ -16,7 +18,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 use super::ByteSource;
-use crate::model::{AdapterTensors, ModelConfig};
+use crate::model::{AdapterTensors, AnyAdapter, ModelConfig};
 use crate::{Error, Result};
 
 /// The settings' file in both layouts.
@@ -104,26 +106,38 @@ struct Settings {
 /// Reads an adapter in either layout; `name` is `config_json` in errors. Whether it fits a model
 /// is for [`AdapterTensors::check`] to say.
 ///
+/// `known_kinds` are the `peft_type`s, in capitals, that the caller can do something with besides
+/// LORA; such an adapter becomes an [`AnyAdapter::Named`].
+///
 /// # Errors
-/// - A config that asks for more than LoRA or DoRA on linear layers.
+/// - A config of another kind, or that asks for more than LoRA or DoRA on linear layers.
 /// - Tensors that are not such updates, lack their other half, or have another rank than the config
 ///   says; DoRA without its magnitudes, or magnitudes without DoRA.
+/// - Of another kind, tensors that are not called `model.layers.N.`, a linear layer's path and more.
 /// - Tensors that are empty, not F32, F16 or BF16, or hold a number that is not finite.
 /// - A damaged file.
 pub async fn read(
     name: &str,
     config_json: &[u8],
     weights: Box<dyn ByteSource>,
-) -> Result<AdapterTensors> {
+    known_kinds: &[&str],
+) -> Result<AnyAdapter> {
     let layout = Layout::detect(name, config_json)?;
     let settings = match layout {
         Layout::Mlx => mlx::settings(name, config_json)?,
-        Layout::Peft => peft::settings(name, config_json)?,
+        Layout::Peft => {
+            if let Some(mut named) = named::config(name, config_json, known_kinds)? {
+                named.tensors = named::read(weights.as_ref(), &named.kind).await?;
+                return Ok(AnyAdapter::Named(named));
+            }
+            peft::settings(name, config_json)?
+        }
     };
-    tensors::read(layout, &settings, weights.as_ref()).await
+    Ok(AnyAdapter::Lora(tensors::read(layout, &settings, weights.as_ref()).await?))
 }
 
 pub use mlx::write as write_mlx;
+pub use named::write as write_named;
 pub use peft::{PeftOptions, write as write_peft};
 
 /// Refuses an adapter that no file could hold, or the model has no place for.

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::names::module;
-use super::{AdapterFiles, Layout, Setting, Settings, check_writable, is_dora, tensors};
+use super::{AdapterFiles, Layout, Setting, Settings, check_writable, is_dora, named, tensors};
 use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
 
@@ -34,7 +34,6 @@ const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 #[derive(Deserialize)]
 struct Config {
-    peft_type: String,
     r: usize,
     lora_alpha: f64,
     use_rslora: Option<bool>,
@@ -77,9 +76,6 @@ fn divisor(rank: usize, is_stabilised: bool) -> f64 {
 
 /// The first thing that is asked for and can't be done.
 fn unsupported(config: &Config) -> Option<String> {
-    if config.peft_type != "LORA" {
-        return Some(format!("peft_type is `{}`; supported: LORA", config.peft_type));
-    }
     if config.r == 0 {
         return Some("r is 0".into());
     }
@@ -193,7 +189,7 @@ pub fn write(
         "lora_alpha": number(common_alpha),
         "lora_dropout": dropout,
         "modules_to_save": null,
-        "peft_type": "LORA",
+        "peft_type": named::LORA,
         "r": rank,
         "rank_pattern": rank_pattern,
         "target_modules": target_modules,

@@ -51,22 +51,28 @@ fn rslora_files(adapter: &AdapterTensors) -> AdapterFiles {
     write_peft(adapter, &model(), &options).unwrap()
 }
 
-fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
+const KINDS: [&str; 2] = ["BOTTLENECK", "MIXED_2"];
+
+pub(super) fn read_any(files: &AdapterFiles) -> Result<AnyAdapter> {
     let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
-    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights)))
+    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights), &KINDS))
 }
 
-fn json_of(files: &AdapterFiles) -> Value {
+fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
+    read_any(files)?.into_lora("the adapter")
+}
+
+pub(super) fn json_of(files: &AdapterFiles) -> Value {
     serde_json::from_slice(&files.config_json).unwrap()
 }
 
-fn tensor(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
+pub(super) fn tensor(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let view = TensorView::new(dtype, shape.to_vec(), data).unwrap();
     serialize([(name, view)], None).unwrap()
 }
 
 /// What reading says of `config` beside the tensors of a written adapter, and of `weights`.
-fn problem(config: &Value, weights: Option<Vec<u8>>) -> String {
+pub(super) fn problem(config: &Value, weights: Option<Vec<u8>>) -> String {
     problem_of(&adapter(&[(1, Target::Q)]), config, weights)
 }
 
@@ -78,7 +84,7 @@ fn problem_of(adapter: &AdapterTensors, config: &Value, weights: Option<Vec<u8>>
     if let Some(weights) = weights {
         files.weights = weights;
     }
-    let problem = read_files(&files).unwrap_err().to_string();
+    let problem = read_any(&files).unwrap_err().to_string();
     assert!(!problem.contains('\n'), "{problem}");
     problem
 }
@@ -296,7 +302,12 @@ fn a_config_that_asks_for_more_is_named() {
     };
     let mlx = |config: Value| problem(&config, None);
     for (problem, named) in [
-        (peft("peft_type", json!("IA3")), "peft_type is `IA3`; supported: LORA"),
+        (
+            peft("peft_type", json!("IA3")),
+            "peft_type is `IA3`; supported: LORA, BOTTLENECK, MIXED_2",
+        ),
+        (peft("peft_type", json!("lora")), "peft_type is `lora`; supported: LORA, "),
+        (peft("peft_type", json!(null)), "peft_type is `null`; supported: LORA, "),
         (peft("use_qalora", json!(true)), "use_qalora is set"),
         (peft("modules_to_save", json!(["lm_head"])), "modules_to_save is set"),
         (peft("layer_replication", json!([[0, 2]])), "layer_replication is set"),
@@ -389,6 +400,11 @@ fn half_precision_is_read() {
             Lora { a: vec![1.5, -2.0], b: vec![1.5, -2.0], rank: 1, scale: 4.0, magnitude: None };
         assert_eq!(adapter.get(0, Target::Q), Some(&expected));
     }
+}
+
+#[test]
+fn magnitudes_count_as_parameters() {
+    assert_eq!(AnyAdapter::Lora(dora(&[(1, Target::Q)])).count(), 6 * 3 + 3 * 8 + 8);
 }
 
 fn any_json() -> impl Strategy<Value = Value> {
