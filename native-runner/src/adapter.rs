@@ -10,20 +10,28 @@ use engram::model::{AdapterTensors, AnyAdapter};
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
 
+/// What a `peft_type` may be besides LORA.
+const KINDS: [&str; 1] = ["BOTTLENECK"];
+
 /// The adapter in `folder`, on the engine's device; none if there is no folder.
 pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<LoadedAdapter>> {
     let Some(folder) = folder else { return Ok(None) };
-    let adapter = AnyAdapter::Lora(read_folder(folder)?);
-    Ok(Some(engine.load_adapter(&folder.display().to_string(), &adapter)?))
+    Ok(Some(engine.load_adapter(&folder.display().to_string(), &read_any(folder)?)?))
 }
 
-/// The adapter in `folder`, in MLX's files or PEFT's.
+/// The LoRA (or DoRA) adapter in `folder`, in MLX's files or PEFT's.
 pub fn read_folder(folder: &Path) -> Result<AdapterTensors> {
+    Ok(read_any(folder)?.lora(&folder.display().to_string())?.clone())
+}
+
+/// The adapter in `folder`, of any kind.
+pub fn read_any(folder: &Path) -> Result<AnyAdapter> {
     ensure!(folder.is_dir(), "{}: no such folder; give one with an adapter", folder.display());
     let config = source::required(folder, CONFIG_FILE)?;
     let name = folder.join(CONFIG_FILE).display().to_string();
     let weights = folder.join(Layout::detect(&name, &config)?.weights_file());
-    Ok(pollster::block_on(read(&name, &config, Box::new(FileSource::open(&weights)?)))?)
+    let weights = Box::new(FileSource::open(&weights)?);
+    Ok(pollster::block_on(read(&name, &config, weights, &KINDS))?)
 }
 
 /// Writes files, each a name and its content, into `folder`, which is made if it is not there;
@@ -37,6 +45,9 @@ pub fn write_folder(folder: &Path, files: &[(&str, &[u8])]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+
+    use engram::formats::adapter::write_named;
+    use engram::model::{NamedAdapter, NamedTensor};
 
     use super::*;
 
@@ -100,5 +111,24 @@ mod tests {
         assert!(error(read_folder(folder)).contains("adapter_model.safetensors: "));
         fs::write(folder.join("adapter_model.safetensors"), "no").unwrap();
         assert!(error(read_folder(folder)).contains("adapter_model.safetensors: ends at byte 2"));
+    }
+
+    #[test]
+    fn another_kind_of_adapter_is_read_but_is_no_lora() {
+        let folder = tempfile::tempdir().unwrap();
+        let name = "model.layers.0.mlp.down_proj.gain".to_owned();
+        let named = NamedAdapter {
+            kind: "BOTTLENECK".into(),
+            config: Default::default(),
+            tensors: [(name, NamedTensor { shape: vec![1], values: vec![2.0] })].into(),
+        };
+        let files = write_named(&named, "m").unwrap();
+        write_folder(folder.path(), &files.iter().collect::<Vec<_>>()).unwrap();
+        assert_eq!(read_any(folder.path()).unwrap().count(), 1);
+        let problem = error(read_folder(folder.path()));
+        assert!(
+            problem.ends_with(": is a BOTTLENECK adapter, which needs --engine burn"),
+            "{problem}"
+        );
     }
 }

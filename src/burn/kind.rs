@@ -112,10 +112,7 @@ pub fn flat_gradients<A: Module>(update: &A, gradients: &Gradients) -> Vec<Tenso
 }
 
 /// The adapter with the values of `flat`, in the order of [`flat_parameters`].
-pub(crate) fn with_parameters<A: AdapterKind>(
-    adapter: &Adapter<A>,
-    flat: &Tensor<1>,
-) -> Adapter<A> {
+pub fn with_parameters<A: AdapterKind>(adapter: &Adapter<A>, flat: &Tensor<1>) -> Adapter<A> {
     struct Put<'a> {
         flat: &'a Tensor<1>,
         at: usize,

@@ -32,8 +32,8 @@ pub struct LoraConfig {
 }
 
 impl LoraModule {
-    /// From an update's values.
-    pub(super) fn from_update(lora: &Lora<Vec<f32>>, device: &burn::tensor::Device) -> Self {
+    /// From an update's values; a magnitude is left out.
+    pub fn from_update(lora: &Lora<Vec<f32>>, device: &burn::tensor::Device) -> Self {
         let matrix = |values: &[f32], shape: [usize; 2]| {
             Param::from_tensor(Tensor::from_data(TensorData::new(values.to_vec(), shape), device))
         };

@@ -20,8 +20,11 @@ pub use adapter::BurnAdapter;
 pub use bottleneck::{Bottleneck, BottleneckConfig};
 pub use device::Device;
 pub use dora::DoraModule;
-pub use kind::{AdapterKind, FrozenLinear, LinearUpdate, flat_gradients, flat_parameters, fresh};
-pub(crate) use kind::{parameter_names, with_parameters};
+pub(crate) use kind::parameter_names;
+pub use kind::{
+    AdapterKind, FrozenLinear, LinearUpdate, flat_gradients, flat_parameters, fresh,
+    with_parameters,
+};
 pub use load::BurnModel;
 pub use lora::{LoraConfig, LoraModule};
 pub use ops::{BurnCache, BurnOps, Packed};

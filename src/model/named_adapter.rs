@@ -58,10 +58,23 @@ impl AnyAdapter {
     pub fn lora(&self, name: &str) -> Result<&AdapterTensors> {
         match self {
             AnyAdapter::Lora(tensors) => Ok(tensors),
-            AnyAdapter::Named(NamedAdapter { kind, .. }) => Err(Error::format(
-                name,
-                format!("is a {kind} adapter, which needs the burn engine; use --engine burn"),
-            )),
+            AnyAdapter::Named(NamedAdapter { kind, .. }) => {
+                Err(Error::format(name, format!("is a {kind} adapter, which needs --engine burn")))
+            }
+        }
+    }
+
+    /// Number of parameters.
+    pub fn count(&self) -> usize {
+        match self {
+            AnyAdapter::Lora(tensors) => tensors
+                .iter()
+                .map(|(_, _, lora)| {
+                    let magnitude = lora.magnitude.as_ref().map_or(0, Vec::len);
+                    lora.a.len() + lora.b.len() + magnitude
+                })
+                .sum(),
+            AnyAdapter::Named(named) => named.tensors.values().map(|t| t.values.len()).sum(),
         }
     }
 }

@@ -16,7 +16,7 @@ use super::clock;
 use super::support::{self, DeviceInfo};
 use super::value::{NamedFile, call, from_js, to_js};
 use crate::formats::Bytes;
-use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout};
+use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout, PeftOptions};
 use crate::generate::{
     Decoder, Engine, FinishReason, GenerateConfig, Generated, LoadedAdapter, Sampling,
 };
@@ -451,7 +451,8 @@ async fn read_adapter(files: &[NamedFile]) -> Result<AdapterTensors> {
     let config = find(CONFIG_FILE)?;
     let weights = find(Layout::detect(CONFIG_FILE, &config.bytes)?.weights_file())?;
     let source = Bytes::new(weights.name.clone(), weights.bytes.clone());
-    adapter::read(CONFIG_FILE, &config.bytes, Box::new(source)).await
+    let any = adapter::read(CONFIG_FILE, &config.bytes, Box::new(source), &[]).await?;
+    Ok(any.lora(CONFIG_FILE)?.clone())
 }
 
 /// An adapter as files; `arguments` go into MLX's config.
@@ -467,7 +468,10 @@ pub(super) fn adapter_files(
             arguments.insert("model".into(), model.into());
             adapter::write_mlx(tensors, config, &arguments)?
         }
-        "peft" => adapter::write_peft(tensors, config, model, 0.0)?,
+        "peft" => {
+            let options = PeftOptions { base_model: model, ..PeftOptions::default() };
+            adapter::write_peft(tensors, config, &options)?
+        }
         other => {
             return Err(Error::invalid(format!("format is `{other}`; there are mlx and peft")));
         }

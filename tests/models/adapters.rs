@@ -11,7 +11,8 @@ async fn adapter(folder: &str) -> AdapterTensors {
     let config = file(CONFIG_FILE);
     let layout = Layout::detect(folder, config).unwrap();
     let weights = Bytes::new(folder, file(layout.weights_file()));
-    read(folder, config, Box::new(weights)).await.unwrap()
+    let adapter = read(folder, config, Box::new(weights), &[]).await.unwrap();
+    adapter.lora(folder).unwrap().clone()
 }
 
 async fn tiny() -> Engine {

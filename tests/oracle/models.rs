@@ -53,12 +53,8 @@ async fn check(checkpoint: Checkpoint, layers: std::ops::Range<usize>, rank: usi
     let error = relative_error(&logits[0], &logits[1]);
     assert!(error <= 1e-5, "the logits are off by {error:e}");
 
-    let config = BatchConfig {
-        semantics: Semantics::Engram,
-        batch_size: 4,
-        max_seq_length: 2048,
-        seed: 0,
-    };
+    let config =
+        BatchConfig { semantics: Semantics::Engram, batch_size: 4, max_seq_length: 2048, seed: 0 };
     let set = BatchSet::new(examples(llama.config.vocab_size as u32), config).unwrap();
     let batch = set.pack(&[0, 1, 2, 3]);
     let room = TrainData::new(set, None, &llama.config).unwrap().room();

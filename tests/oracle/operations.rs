@@ -27,15 +27,33 @@ const HEAD_DIM: usize = 10;
 /// An operation with what it needs.
 #[derive(Debug, Clone, Copy)]
 enum Operation {
-    RmsNorm { features: usize },
-    Linear { ins: usize, outs: usize, rank: Option<usize>, bias: bool },
+    RmsNorm {
+        features: usize,
+    },
+    Linear {
+        ins: usize,
+        outs: usize,
+        rank: Option<usize>,
+        bias: bool,
+    },
     /// The input is the residual.
-    Residual { features: usize },
-    Rope { heads: usize },
+    Residual {
+        features: usize,
+    },
+    Rope {
+        heads: usize,
+    },
     /// The input is the query, key or value.
-    Attention { heads: usize, kv_heads: usize, input: usize },
+    Attention {
+        heads: usize,
+        kv_heads: usize,
+        input: usize,
+    },
     /// The input is the gate or the other.
-    SiluMul { features: usize, input: usize },
+    SiluMul {
+        features: usize,
+        input: usize,
+    },
 }
 
 /// Makes an implementation's own of an array.
@@ -77,7 +95,8 @@ impl Operation {
             }
             Self::Residual { features } => {
                 let other = constant(ops, "other", features)?;
-                let weight = place.matrix(features, features, &hash_values("w", features * features, 0.4));
+                let weight =
+                    place.matrix(features, features, &hash_values("w", features * features, 0.4));
                 ops.linear(&other, &Linear { weight, bias: None }, None, Some(&x))
             }
             Self::Rope { .. } => ops.rope(x, HEAD_DIM),

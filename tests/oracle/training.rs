@@ -7,7 +7,9 @@ use engram::data::{jsonl, patterns, tokens};
 use engram::formats::Checkpoint;
 use engram::generate::{Engine, GpuModel};
 use engram::model::{AnyAdapter, Quantize};
-use engram::train::{self, BurnLearner, Event, Learner, Optimizer, TrainConfig, TrainData, Trainer};
+use engram::train::{
+    self, BurnLearner, Event, Learner, Optimizer, TrainConfig, TrainData, Trainer,
+};
 
 use crate::common::*;
 use crate::{burn_model, on_burn};
@@ -68,8 +70,9 @@ fn config() -> TrainConfig {
 async fn ten_steps_are_those_of_our_kernels() {
     let checkpoint = open_folder("tiny").await;
     let context = context().await;
-    let gpu = Engine::load(&context, &checkpoint, Some(Quantize::F32), &mut |_, _| Ok(()));
-    let (gpu, burn) = (gpu.await.unwrap(), on_burn(&checkpoint).await);
+    let mut ignore = |_, _| Ok(());
+    let gpu = Engine::load(&context, &checkpoint, Some(Quantize::F32), &mut ignore).await.unwrap();
+    let burn = on_burn(&checkpoint).await;
     let default = config();
     for config in [
         TrainConfig { mask_prompt: true, ..default.clone() },
@@ -176,7 +179,8 @@ async fn an_update_that_is_not_finite_is_left_out() {
 async fn the_first_loss_of_the_experiment_is_that_of_our_kernels() {
     let checkpoint: Checkpoint = file::open_real().await;
     let context = context().await;
-    let config = TrainConfig { iters: 1, steps_per_report: 1, val_batches: 0, ..Default::default() };
+    let config =
+        TrainConfig { iters: 1, steps_per_report: 1, val_batches: 0, ..Default::default() };
     let splits = build(&patterns::read(&patterns::BUNDLED).unwrap(), &SplitConfig::default());
     let records = splits.unwrap().train;
     let data = |engine: &Engine| {

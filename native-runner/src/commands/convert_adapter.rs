@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use engram::formats::adapter::{self as files, AdapterFiles, CONFIG_FILE};
-use engram::model::{AdapterTensors, ModelConfig};
+use engram::formats::adapter::{self as files, AdapterFiles, CONFIG_FILE, PeftOptions};
+use engram::model::{AdapterTensors, AnyAdapter, ModelConfig};
 use serde_json::{Map, Value};
 
 use crate::adapter;
@@ -50,7 +50,10 @@ impl Format {
                 let arguments = Map::from_iter([("model".to_owned(), base_model.into())]);
                 files::write_mlx(adapter, config, &arguments)
             }
-            Format::Peft => files::write_peft(adapter, config, base_model, 0.0),
+            Format::Peft => {
+                let options = PeftOptions { base_model, ..PeftOptions::default() };
+                files::write_peft(adapter, config, &options)
+            }
         }
     }
 }
@@ -64,7 +67,14 @@ Examples:
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
-    let adapter = adapter::read_folder(&options.from)?;
+    let from = options.from.display();
+    let adapter = match adapter::read_any(&options.from)? {
+        AnyAdapter::Lora(adapter) => adapter,
+        AnyAdapter::Named(named) => {
+            let kind = named.kind;
+            bail!("{from}: is a {kind} adapter, which only PEFT's files hold; use it as it is")
+        }
+    };
     let same = options.to.exists() && options.to.canonicalize()? == options.from.canonicalize()?;
     ensure!(!same, "{}: the adapter is there; give another folder", options.to.display());
     let model = session::open_checkpoint(&source::resolve(&global.model, terminal)?)?;

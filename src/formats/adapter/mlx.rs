@@ -5,9 +5,13 @@ use std::collections::BTreeSet;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{AdapterFiles, Layout, Setting, Settings, check_writable, tensors};
+use super::{AdapterFiles, Layout, Setting, Settings, check_writable, is_dora, tensors};
 use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
+
+/// The `fine_tune_type`s that are read and written.
+const LORA: &str = "lora";
+const DORA: &str = "dora";
 
 #[derive(Deserialize)]
 struct Config {
@@ -28,14 +32,19 @@ pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
         Ok(config) => config,
         Err(error) => return wrong(error.to_string()),
     };
-    let kind = config.fine_tune_type.as_deref().unwrap_or("lora");
-    if kind != "lora" {
-        return wrong(format!("fine_tune_type is `{kind}`; supported: lora"));
-    }
+    let is_dora = match config.fine_tune_type.as_deref() {
+        None | Some(LORA) => false,
+        Some(DORA) => true,
+        Some(kind) => {
+            return wrong(format!("fine_tune_type is `{kind}`; supported: {LORA}, {DORA}"));
+        }
+    };
     match config.lora_parameters {
         None => wrong("lora_parameters is missing".into()),
         Some(Parameters { rank: 0, .. }) => wrong("lora_parameters.rank is 0".into()),
-        Some(Parameters { rank, scale }) => Ok(Box::new(move |_| Setting { rank, scale })),
+        Some(Parameters { rank, scale }) => {
+            Ok(Settings { is_dora, of: Box::new(move |_| Setting { rank, scale }) })
+        }
     }
 }
 
@@ -45,14 +54,15 @@ pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
 /// `dropout` among its `lora_parameters` is kept.
 ///
 /// # Errors
-/// An adapter that is not one of the model, is empty, or has more than one rank or scale, for which
-/// MLX has no words.
+/// An adapter that is not one of the model, is empty, has magnitudes on some updates only, or more
+/// than one rank or scale, for which MLX has no words.
 pub fn write(
     adapter: &AdapterTensors,
     config: &ModelConfig,
     arguments: &Map<String, Value>,
 ) -> Result<AdapterFiles> {
     check_writable(adapter, config)?;
+    let kind = if is_dora(adapter)? { DORA } else { LORA };
     let mut settings = adapter.iter().map(|(_, _, lora)| (lora.rank, lora.scale));
     let (rank, scale) = settings.next().unwrap_or_default();
     if settings.any(|other| other != (rank, scale)) {
@@ -61,7 +71,7 @@ pub fn write(
         ));
     }
     let mut arguments = arguments.clone();
-    arguments.insert("fine_tune_type".into(), "lora".into());
+    arguments.insert("fine_tune_type".into(), kind.into());
     // Counted from the last block; what lies between and has no tensors changes nothing.
     let first = adapter.first_layer().unwrap_or(0);
     arguments.insert("num_layers".into(), (config.num_hidden_layers - first).into());

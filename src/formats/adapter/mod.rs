@@ -3,9 +3,12 @@
 //! Both say the same in other words. MLX has `lora_a` (in, rank) and `lora_b` (rank, out), one
 //! rank and `scale` for all, and counts blocks from the last; PEFT has the transposes `lora_A` and
 //! `lora_B`, `lora_alpha` = scale · rank, and rules by name for ranks and alphas. In memory it is
-//! always MLX's.
+//! always MLX's. DoRA's magnitudes are the same (out) in both. Adapters of other kinds are PEFT's
+//! files, whose tensors keep their names ([`NamedAdapter`](crate::model::NamedAdapter)).
 
+mod arrays;
 mod mlx;
+mod named;
 mod names;
 mod peft;
 mod tensors;
@@ -15,7 +18,7 @@ mod tests;
 use serde_json::{Map, Value};
 
 use super::ByteSource;
-use crate::model::AdapterTensors;
+use crate::model::{AdapterTensors, AnyAdapter, ModelConfig};
 use crate::{Error, Result};
 
 /// The settings' file in both layouts.
@@ -36,6 +39,14 @@ impl Layout {
         match self {
             Layout::Mlx => "adapters.safetensors",
             Layout::Peft => "adapter_model.safetensors",
+        }
+    }
+
+    /// What its config says of a DoRA adapter, for errors.
+    const fn dora(self) -> &'static str {
+        match self {
+            Layout::Mlx => "`fine_tune_type: dora`",
+            Layout::Peft => "`use_dora: true`",
         }
     }
 
@@ -84,36 +95,68 @@ struct Setting {
     scale: f64,
 }
 
-/// What `adapter_config.json` says of each layer.
-type Settings = Box<dyn Fn(&str) -> Setting>;
+/// What `adapter_config.json` says of a LoRA adapter.
+struct Settings {
+    /// Whether each update has a magnitude.
+    is_dora: bool,
+    /// By the linear layer's path.
+    of: Box<dyn Fn(&str) -> Setting>,
+}
 
 /// Reads an adapter in either layout; `name` is `config_json` in errors. Whether it fits a model
 /// is for [`AdapterTensors::check`] to say.
 ///
+/// `known_kinds` are the `peft_type`s, in capitals, that the caller can do something with besides
+/// LORA; such an adapter becomes an [`AnyAdapter::Named`].
+///
 /// # Errors
-/// A config that asks for more than LoRA on linear layers, tensors that are not such updates, lack
-/// their other half, have another rank than the config says, are not F32, F16 or BF16, or hold
-/// a number that is not finite; and a damaged file.
+/// - A config of another kind, or that asks for more than LoRA or DoRA on linear layers.
+/// - Tensors that are not such updates, lack their other half, or have another rank than the config
+///   says; DoRA without its magnitudes, or magnitudes without DoRA.
+/// - Of another kind, tensors that are not called `model.layers.N.`, a linear layer's path and more.
+/// - Tensors that are empty, not F32, F16 or BF16, or hold a number that is not finite.
+/// - A damaged file.
 pub async fn read(
     name: &str,
     config_json: &[u8],
     weights: Box<dyn ByteSource>,
-) -> Result<AdapterTensors> {
+    known_kinds: &[&str],
+) -> Result<AnyAdapter> {
     let layout = Layout::detect(name, config_json)?;
     let settings = match layout {
         Layout::Mlx => mlx::settings(name, config_json)?,
-        Layout::Peft => peft::settings(name, config_json)?,
+        Layout::Peft => {
+            if let Some(mut named) = named::config(name, config_json, known_kinds)? {
+                named.tensors = named::read(weights.as_ref(), &named.kind).await?;
+                return Ok(AnyAdapter::Named(named));
+            }
+            peft::settings(name, config_json)?
+        }
     };
-    tensors::read(layout, &settings, weights.as_ref()).await
+    Ok(AnyAdapter::Lora(tensors::read(layout, &settings, weights.as_ref()).await?))
 }
 
 pub use mlx::write as write_mlx;
-pub use peft::write as write_peft;
+pub use named::write as write_named;
+pub use peft::{PeftOptions, write as write_peft};
 
 /// Refuses an adapter that no file could hold, or the model has no place for.
-fn check_writable(adapter: &AdapterTensors, config: &crate::model::ModelConfig) -> Result<()> {
+fn check_writable(adapter: &AdapterTensors, config: &ModelConfig) -> Result<()> {
     if adapter.is_empty() {
         return Err(Error::invalid("the adapter updates nothing; there is nothing to write"));
     }
     adapter.check("the adapter", config)
+}
+
+/// Whether the updates have magnitudes: all or none, since a config says it once.
+fn is_dora(adapter: &AdapterTensors) -> Result<bool> {
+    let mut with = adapter.iter().map(|(_, _, lora)| lora.magnitude.is_some());
+    let first = with.next().unwrap_or(false);
+    if with.any(|other| other != first) {
+        return Err(Error::invalid(
+            "some of the adapter's updates have DoRA's magnitude and some do not; adapter files \
+             hold either, write two adapters",
+        ));
+    }
+    Ok(first)
 }

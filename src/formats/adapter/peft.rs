@@ -7,13 +7,13 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::names::module;
-use super::{AdapterFiles, Layout, Setting, Settings, check_writable, tensors};
+use super::{AdapterFiles, Layout, Setting, Settings, check_writable, is_dora, named, tensors};
 use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
 
-/// Fields that, when set, make a layer compute something else than LoRA, or other layers change.
-const UNSUPPORTED: [&str; 13] = [
-    "use_dora",
+/// Fields that, when set, make a layer compute something else than LoRA or DoRA, or other layers
+/// change.
+const UNSUPPORTED: [&str; 12] = [
     "use_qalora",
     "use_bdlora",
     "lora_bias",
@@ -34,10 +34,10 @@ const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
 
 #[derive(Deserialize)]
 struct Config {
-    peft_type: String,
     r: usize,
     lora_alpha: f64,
     use_rslora: Option<bool>,
+    use_dora: Option<bool>,
     rank_pattern: Option<Map<String, Value>>,
     alpha_pattern: Option<Map<String, Value>>,
     bias: Option<String>,
@@ -61,19 +61,21 @@ pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
     .map_err(wrong)?;
     let alphas = patterns("alpha_pattern", config.alpha_pattern, Value::as_f64).map_err(wrong)?;
     let is_stabilised = config.use_rslora.unwrap_or(false);
-    Ok(Box::new(move |module| {
+    let of = move |module: &str| {
         let rank = matching(&ranks, module).unwrap_or(config.r);
         let alpha = matching(&alphas, module).unwrap_or(config.lora_alpha);
-        let divisor = if is_stabilised { (rank as f64).sqrt() } else { rank as f64 };
-        Setting { rank, scale: alpha / divisor }
-    }))
+        Setting { rank, scale: alpha / divisor(rank, is_stabilised) }
+    };
+    Ok(Settings { is_dora: config.use_dora.unwrap_or(false), of: Box::new(of) })
+}
+
+/// What `lora_alpha` is divided by; rsLoRA (Kalajdzievski, 2023) is stabilised.
+fn divisor(rank: usize, is_stabilised: bool) -> f64 {
+    if is_stabilised { (rank as f64).sqrt() } else { rank as f64 }
 }
 
 /// The first thing that is asked for and can't be done.
 fn unsupported(config: &Config) -> Option<String> {
-    if config.peft_type != "LORA" {
-        return Some(format!("peft_type is `{}`; supported: LORA", config.peft_type));
-    }
     if config.r == 0 {
         return Some("r is 0".into());
     }
@@ -83,7 +85,7 @@ fn unsupported(config: &Config) -> Option<String> {
     if let Some(field) =
         UNSUPPORTED.iter().find(|&&field| config.others.get(field).is_some_and(is_set))
     {
-        return Some(format!("{field} is set; only plain LoRA is supported"));
+        return Some(format!("{field} is set; only LoRA and DoRA without it are supported"));
     }
     if let Some(Value::String(init)) = &config.init_lora_weights
         && !HARMLESS_INITS.contains(&init.as_str())
@@ -137,25 +139,35 @@ fn last_part(target: Target) -> &'static str {
     target.path().rsplit('.').next().unwrap_or_default()
 }
 
+/// What PEFT's files say besides the adapter itself.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct PeftOptions<'a> {
+    /// The model's name or path, for those who load the adapter by it.
+    pub base_model: &'a str,
+    /// What the adapter was trained with.
+    pub dropout: f32,
+    /// Whether the scale is put as rsLoRA's `lora_alpha / √r`, not as `lora_alpha / r`. It is the
+    /// same scale; who goes on training with another rank keeps that rule.
+    pub use_rslora: bool,
+}
+
 /// PEFT's files of an adapter of a model of `config`.
 ///
-/// `base_model` is the model's name or path, for those who load the adapter by it; `dropout` is what
-/// it was trained with.
-///
 /// # Errors
-/// An adapter that is not one of the model, or empty.
+/// An adapter that is not one of the model, is empty, or has magnitudes on some updates only.
 pub fn write(
     adapter: &AdapterTensors,
     config: &ModelConfig,
-    base_model: &str,
-    dropout: f32,
+    options: &PeftOptions<'_>,
 ) -> Result<AdapterFiles> {
     check_writable(adapter, config)?;
+    let use_dora = is_dora(adapter)?;
+    let PeftOptions { base_model, dropout, use_rslora } = *options;
     let mut rank_pattern = Map::new();
     let mut alpha_pattern = Map::new();
-    let mut settings = adapter
-        .iter()
-        .map(|(layer, target, lora)| (layer, target, lora.rank, alpha(lora.rank, lora.scale)));
+    let mut settings = adapter.iter().map(|(layer, target, lora)| {
+        (layer, target, lora.rank, alpha(lora.rank, lora.scale, use_rslora))
+    });
     let (_, _, rank, common_alpha) = settings.next().unwrap_or((0, Target::Q, 0, 0.0));
     for (layer, target, other_rank, other_alpha) in settings {
         if other_rank != rank {
@@ -177,13 +189,13 @@ pub fn write(
         "lora_alpha": number(common_alpha),
         "lora_dropout": dropout,
         "modules_to_save": null,
-        "peft_type": "LORA",
+        "peft_type": named::LORA,
         "r": rank,
         "rank_pattern": rank_pattern,
         "target_modules": target_modules,
         "task_type": "CAUSAL_LM",
-        "use_dora": false,
-        "use_rslora": false,
+        "use_dora": use_dora,
+        "use_rslora": use_rslora,
     });
     Ok(AdapterFiles {
         layout: Layout::Peft,
@@ -192,10 +204,10 @@ pub fn write(
     })
 }
 
-/// `lora_alpha`: exact, as f64 holds the product of an f32 and a rank, so that the scale comes back
-/// as it was.
-fn alpha(rank: usize, scale: f32) -> f64 {
-    f64::from(scale) * rank as f64
+/// `lora_alpha`: exact, as f64 holds the product of an f32 and a rank, or with rsLoRA's root off by
+/// far less than half an f32's last place, so that the scale comes back as it was.
+fn alpha(rank: usize, scale: f32, is_stabilised: bool) -> f64 {
+    f64::from(scale) * divisor(rank, is_stabilised)
 }
 
 /// A whole number without a point, as people write `lora_alpha`.

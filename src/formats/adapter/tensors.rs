@@ -1,13 +1,11 @@
-//! The safetensors file of an adapter, in either layout.
+//! The tensors of a LoRA adapter, in either layout.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use ::safetensors::tensor::{Dtype, TensorView, serialize};
-
-use super::names::{Half, module};
-use super::{Layout, Settings};
-use crate::formats::quant::dequantize;
+use super::arrays::{self, Array};
+use super::names::{Part, module};
+use super::{CONFIG_FILE, Layout, Settings};
 use crate::formats::{ByteSource, Safetensors, SafetensorsTensor};
 use crate::model::{Adapter, AdapterTensors, Lora, Target};
 use crate::{Error, Result};
@@ -19,6 +17,14 @@ struct Matrix {
     values: Vec<f32>,
 }
 
+/// What was read of an update so far.
+#[derive(Default)]
+struct Parts {
+    a: Option<Matrix>,
+    b: Option<Matrix>,
+    magnitude: Option<Vec<f32>>,
+}
+
 /// Reads every update, with the ranks and scales of `settings`.
 pub(super) async fn read(
     layout: Layout,
@@ -26,55 +32,92 @@ pub(super) async fn read(
     source: &dyn ByteSource,
 ) -> Result<AdapterTensors> {
     let wrong = |problem: String| Error::format(source.name(), problem);
-    let mut halves: BTreeMap<(usize, Target), [Option<Matrix>; 2]> = BTreeMap::new();
+    let mut found: BTreeMap<(usize, Target), Parts> = BTreeMap::new();
     for tensor in &Safetensors::parse(source).await?.tensors {
-        let Some((layer, target, half)) = layout.parse_name(&tensor.name) else {
-            let example = layout.tensor_name((0, Target::Q, Half::A));
+        let Some((layer, target, part)) = layout.parse_name(&tensor.name) else {
+            let example = layout.tensor_name((0, Target::Q, Part::A));
             return Err(wrong(format!(
                 "tensor `{}` is not the update of a linear layer, such as `{example}`",
                 tensor.name
             )));
         };
-        let matrix = read_matrix(layout, source, tensor).await?;
-        let pair = halves.entry((layer, target)).or_default();
-        match half {
-            Half::A => pair[0] = Some(matrix),
-            Half::B => pair[1] = Some(matrix),
+        let parts = found.entry((layer, target)).or_default();
+        match part {
+            Part::A => parts.a = Some(read_matrix(layout, source, tensor).await?),
+            Part::B => parts.b = Some(read_matrix(layout, source, tensor).await?),
+            // It alone has two names, and so may be there twice.
+            Part::Magnitude if parts.magnitude.is_some() => {
+                let problem = "is a second magnitude of its layer; remove one of them";
+                return Err(wrong(format!("tensor `{}` {problem}", tensor.name)));
+            }
+            Part::Magnitude => parts.magnitude = Some(read_vector(source, tensor).await?),
         }
     }
-    if halves.is_empty() {
+    if found.is_empty() {
         return Err(wrong("holds no tensors; it is not an adapter".into()));
     }
-    let mut updates = Vec::with_capacity(halves.len());
-    for ((layer, target), pair) in halves {
-        let name = |half| layout.tensor_name((layer, target, half));
-        let (a, b) = match pair {
-            [Some(a), Some(b)] => (a, b),
-            [None, _] => return Err(wrong(format!("tensor `{}` is missing", name(Half::A)))),
-            [_, None] => return Err(wrong(format!("tensor `{}` is missing", name(Half::B)))),
-        };
-        let setting = settings(&module(layer, target));
-        for (half, rank) in [(Half::A, a.cols), (Half::B, b.rows)] {
-            if rank != setting.rank {
-                return Err(wrong(format!(
-                    "tensor `{}` has rank {rank}, but {} says {}",
-                    name(half),
-                    super::CONFIG_FILE,
-                    setting.rank
-                )));
-            }
+    let update = |((layer, target), parts)| {
+        let lora = assemble(layout, settings, (layer, target), parts).map_err(wrong)?;
+        Ok(((layer, target), lora))
+    };
+    Ok(Adapter::new(found.into_iter().map(update).collect::<Result<Vec<_>>>()?))
+}
+
+/// The update of one layer, or what is wrong with it.
+fn assemble(
+    layout: Layout,
+    settings: &Settings,
+    (layer, target): (usize, Target),
+    parts: Parts,
+) -> Result<Lora<Vec<f32>>, String> {
+    let name = |part| layout.tensor_name((layer, target, part));
+    let missing = |part| format!("tensor `{}` is missing", name(part));
+    let a = parts.a.ok_or_else(|| missing(Part::A))?;
+    let b = parts.b.ok_or_else(|| missing(Part::B))?;
+    let setting = (settings.of)(&module(layer, target));
+    for (part, rank) in [(Part::A, a.cols), (Part::B, b.rows)] {
+        if rank != setting.rank {
+            return Err(format!(
+                "tensor `{}` has rank {rank}, but {CONFIG_FILE} says {}",
+                name(part),
+                setting.rank
+            ));
         }
-        let scale = setting.scale as f32;
-        if !scale.is_finite() {
-            let (path, scale) = (module(layer, target), setting.scale);
-            return Err(wrong(format!("the scale of `{path}` is {scale}, beyond 32-bit floats")));
-        }
-        updates.push((
-            (layer, target),
-            Lora { a: a.values, b: b.values, rank: a.cols, scale, magnitude: None },
-        ));
     }
-    Ok(Adapter::new(updates))
+    let scale = setting.scale as f32;
+    if !scale.is_finite() {
+        let (path, scale) = (module(layer, target), setting.scale);
+        return Err(format!("the scale of `{path}` is {scale}, beyond 32-bit floats"));
+    }
+    let magnitude = || name(Part::Magnitude);
+    let dora = layout.dora();
+    match &parts.magnitude {
+        None if settings.is_dora => {
+            return Err(format!(
+                "tensor `{}` is missing, which {CONFIG_FILE}'s {dora} asks for; save the adapter \
+                 again",
+                magnitude()
+            ));
+        }
+        Some(_) if !settings.is_dora => {
+            return Err(format!(
+                "tensor `{}` is DoRA's, but {CONFIG_FILE} does not say {dora}; say so there",
+                magnitude()
+            ));
+        }
+        Some(values) if values.len() != b.cols => {
+            return Err(format!(
+                "tensor `{}` has {} values, but its layer has {} outputs by `{}`",
+                magnitude(),
+                values.len(),
+                b.cols,
+                name(Part::B)
+            ));
+        }
+        _ => {}
+    }
+    let rank = setting.rank;
+    Ok(Lora { a: a.values, b: b.values, rank, scale, magnitude: parts.magnitude })
 }
 
 async fn read_matrix(
@@ -82,30 +125,28 @@ async fn read_matrix(
     source: &dyn ByteSource,
     tensor: &SafetensorsTensor,
 ) -> Result<Matrix> {
-    let wrong =
-        |problem| Err(Error::format(source.name(), format!("tensor `{}` {problem}", tensor.name)));
     let &[rows, cols] = &tensor.shape[..] else {
-        return wrong(format!("has shape {:?}; it should be a matrix", tensor.shape));
+        return Err(wrong_shape(source, tensor, "a matrix"));
     };
-    if rows == 0 || cols == 0 {
-        return wrong(format!("has shape {:?}; it is empty", tensor.shape));
-    }
-    let dtype = tensor.float_dtype(source.name())?;
-    let Ok(length) = usize::try_from(tensor.bytes) else {
-        return wrong("is too large for this machine".into());
-    };
-    // The header was checked against the file, which is at least that long.
-    let mut bytes = vec![0; length];
-    source.read_at(tensor.offset, &mut bytes).await?;
-    let mut values = vec![0.0; rows * cols];
-    dequantize(dtype, &bytes, &mut values)?;
-    if let Some(value) = values.iter().find(|value| !value.is_finite()) {
-        return wrong(format!("holds {value}"));
-    }
+    let values = arrays::read(source, tensor).await?;
     Ok(match layout {
         Layout::Mlx => Matrix { rows, cols, values },
         Layout::Peft => Matrix { rows: cols, cols: rows, values: transposed(&values, cols) },
     })
+}
+
+/// A vector; a row or a column is one too, as PEFT had it of DoRA at times.
+async fn read_vector(source: &dyn ByteSource, tensor: &SafetensorsTensor) -> Result<Vec<f32>> {
+    match tensor.shape[..] {
+        [_] | [1, _] | [_, 1] => arrays::read(source, tensor).await,
+        _ => Err(wrong_shape(source, tensor, "a vector")),
+    }
+}
+
+fn wrong_shape(source: &dyn ByteSource, tensor: &SafetensorsTensor, expected: &str) -> Error {
+    let SafetensorsTensor { name, shape, .. } = tensor;
+    let problem = format!("tensor `{name}` has shape {shape:?}; it should be {expected}");
+    Error::format(source.name(), problem)
 }
 
 /// The transpose of row-major `values` (rows, cols).
@@ -117,28 +158,19 @@ fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
 pub(super) fn write(layout: Layout, adapter: &AdapterTensors) -> Result<Vec<u8>> {
     let mut tensors = Vec::new();
     for (layer, target, lora) in adapter.iter() {
+        let name = |part| layout.tensor_name((layer, target, part));
         let (a_shape, b_shape) =
             ([lora.a.len() / lora.rank, lora.rank], [lora.rank, lora.b.len() / lora.rank]);
-        for (half, values, shape) in [(Half::A, &lora.a, a_shape), (Half::B, &lora.b, b_shape)] {
+        for (part, values, shape) in [(Part::A, &lora.a, a_shape), (Part::B, &lora.b, b_shape)] {
             let (shape, values) = match layout {
                 Layout::Mlx => (shape, Cow::Borrowed(&values[..])),
                 Layout::Peft => ([shape[1], shape[0]], transposed(values, shape[1]).into()),
             };
-            let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
-            tensors.push((layout.tensor_name((layer, target, half)), shape, bytes));
+            tensors.push(Array::new(name(part), &shape, &values));
+        }
+        if let Some(values) = &lora.magnitude {
+            tensors.push(Array::new(name(Part::Magnitude), &[values.len()], values));
         }
     }
-    // What either library writes there: the framework.
-    let framework = match layout {
-        Layout::Mlx => "mlx",
-        Layout::Peft => "pt",
-    };
-    let metadata = [("format".to_owned(), framework.to_owned())].into_iter().collect();
-    let refused = |error| Error::invalid(format!("the adapter can't be written: {error}"));
-    let views = tensors
-        .iter()
-        .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.to_vec(), bytes)?)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(refused)?;
-    serialize(views, Some(metadata)).map_err(refused)
+    arrays::write(layout, &tensors)
 }

@@ -27,31 +27,64 @@ fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
     Adapter::new(keys.iter().map(|&(layer, target)| ((layer, target), lora(target, 3, 0.3))))
 }
 
-fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
-    let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
-    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights)))
+/// An adapter of DoRA's, with magnitudes that differ everywhere.
+fn dora(keys: &[(usize, Target)]) -> AdapterTensors {
+    Adapter::new(keys.iter().map(|&key| (key, lora_with_magnitude(key.1))))
 }
 
-fn json_of(files: &AdapterFiles) -> Value {
+fn lora_with_magnitude(target: Target) -> Lora<Vec<f32>> {
+    let outs = target.shape(&model()).1;
+    Lora { magnitude: Some((0..outs).map(|i| 0.5 + i as f32).collect()), ..lora(target, 3, 0.3) }
+}
+
+fn mlx_files(adapter: &AdapterTensors) -> AdapterFiles {
+    write_mlx(adapter, &model(), &Map::new()).unwrap()
+}
+
+fn peft_files(adapter: &AdapterTensors) -> AdapterFiles {
+    write_peft(adapter, &model(), &PeftOptions::default()).unwrap()
+}
+
+/// PEFT's files with the scales in rsLoRA's way.
+fn rslora_files(adapter: &AdapterTensors) -> AdapterFiles {
+    let options = PeftOptions { use_rslora: true, ..PeftOptions::default() };
+    write_peft(adapter, &model(), &options).unwrap()
+}
+
+const KINDS: [&str; 2] = ["BOTTLENECK", "MIXED_2"];
+
+pub(super) fn read_any(files: &AdapterFiles) -> Result<AnyAdapter> {
+    let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
+    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights), &KINDS))
+}
+
+fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
+    Ok(read_any(files)?.lora("the adapter")?.clone())
+}
+
+pub(super) fn json_of(files: &AdapterFiles) -> Value {
     serde_json::from_slice(&files.config_json).unwrap()
 }
 
-fn tensor(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
+pub(super) fn tensor(name: &str, dtype: Dtype, shape: &[usize], data: &[u8]) -> Vec<u8> {
     let view = TensorView::new(dtype, shape.to_vec(), data).unwrap();
     serialize([(name, view)], None).unwrap()
 }
 
 /// What reading says of `config` beside the tensors of a written adapter, and of `weights`.
-fn problem(config: &Value, weights: Option<Vec<u8>>) -> String {
-    let mut files = write_peft(&adapter(&[(1, Target::Q)]), &model(), "m", 0.0).unwrap();
-    if config.get("peft_type").is_none() {
-        files = write_mlx(&adapter(&[(1, Target::Q)]), &model(), &Map::new()).unwrap();
-    }
+pub(super) fn problem(config: &Value, weights: Option<Vec<u8>>) -> String {
+    problem_of(&adapter(&[(1, Target::Q)]), config, weights)
+}
+
+/// The same with another adapter's tensors.
+fn problem_of(adapter: &AdapterTensors, config: &Value, weights: Option<Vec<u8>>) -> String {
+    let is_peft = config.get("peft_type").is_some();
+    let mut files = if is_peft { peft_files(adapter) } else { mlx_files(adapter) };
     files.config_json = config.to_string().into_bytes();
     if let Some(weights) = weights {
         files.weights = weights;
     }
-    let problem = read_files(&files).unwrap_err().to_string();
+    let problem = read_any(&files).unwrap_err().to_string();
     assert!(!problem.contains('\n'), "{problem}");
     problem
 }
@@ -60,14 +93,12 @@ fn problem(config: &Value, weights: Option<Vec<u8>>) -> String {
 fn both_layouts_come_back_as_they_were() {
     let every = Target::ALL.map(|target| [(1, target), (2, target)]).concat();
     for keys in [&every[..], &[(0, Target::Q), (2, Target::Down)], &[(2, Target::V)]] {
-        let adapter = adapter(keys);
-        adapter.check("adapter", &model()).unwrap();
-        for files in [
-            write_mlx(&adapter, &model(), &Map::new()).unwrap(),
-            write_peft(&adapter, &model(), "model", 0.0).unwrap(),
-        ] {
-            assert_eq!(Layout::detect("", &files.config_json).unwrap(), files.layout);
-            assert_eq!(read_files(&files).unwrap(), adapter);
+        for adapter in [adapter(keys), dora(keys)] {
+            adapter.check("adapter", &model()).unwrap();
+            for files in [mlx_files(&adapter), peft_files(&adapter), rslora_files(&adapter)] {
+                assert_eq!(Layout::detect("", &files.config_json).unwrap(), files.layout);
+                assert_eq!(read_files(&files).unwrap(), adapter);
+            }
         }
     }
 }
@@ -91,16 +122,17 @@ fn mlx_config_is_what_its_loader_wants() {
     });
     assert_eq!(json_of(&files), expected);
     let all = adapter(&Target::ALL.map(|target| (2, target)));
-    let files = write_mlx(&all, &model(), &Map::new()).unwrap();
-    assert!(json_of(&files)["lora_parameters"].get("keys").is_none());
+    assert!(json_of(&mlx_files(&all))["lora_parameters"].get("keys").is_none());
+    assert_eq!(json_of(&mlx_files(&dora(&[(0, Target::Q)])))["fine_tune_type"], "dora");
 }
 
 #[test]
 fn peft_config_covers_what_there_is() {
     let of = |keys: &[(usize, Target)]| {
-        let files = write_peft(&adapter(keys), &model(), "org/model", 0.5).unwrap();
-        let json = json_of(&files);
+        let options = PeftOptions { base_model: "org/model", dropout: 0.5, use_rslora: false };
+        let json = json_of(&write_peft(&adapter(keys), &model(), &options).unwrap());
         assert_eq!(json["base_model_name_or_path"], "org/model");
+        assert_eq!(json["lora_dropout"], 0.5);
         (json["target_modules"].clone(), json["layers_to_transform"].clone())
     };
     let (q, v) = (Target::Q, Target::V);
@@ -117,11 +149,12 @@ fn ranks_and_scales_that_differ_are_patterns_in_peft_and_nothing_in_mlx() {
         ((2, Target::Q), lora(Target::Q, 2, 2.0)),
         ((2, Target::Up), lora(Target::Up, 3, 0.1)),
     ]);
-    let files = write_peft(&mixed, &model(), "m", 0.0).unwrap();
+    let files = peft_files(&mixed);
     assert_eq!(json_of(&files)["lora_alpha"], json!(6));
     let ranks = json!({"model.layers.2.self_attn.q_proj": 2});
     assert_eq!(json_of(&files)["rank_pattern"], ranks);
     assert_eq!(read_files(&files).unwrap(), mixed);
+    assert_eq!(read_files(&rslora_files(&mixed)).unwrap(), mixed);
     let problem = write_mlx(&mixed, &model(), &Map::new()).unwrap_err().to_string();
     assert!(problem.contains("one rank and one scale; write this one as PEFT's"), "{problem}");
 }
@@ -130,10 +163,19 @@ fn ranks_and_scales_that_differ_are_patterns_in_peft_and_nothing_in_mlx() {
 fn what_does_not_fit_is_not_written() {
     let empty = Adapter::new([]);
     let beyond = adapter(&[(3, Target::Q)]);
-    for (adapter, named) in [(empty, "updates nothing"), (beyond, "only 3 blocks")] {
-        for result in
-            [write_mlx(&adapter, &model(), &Map::new()), write_peft(&adapter, &model(), "m", 0.0)]
-        {
+    let mixed = Adapter::new([
+        ((1, Target::Q), lora(Target::Q, 3, 0.3)),
+        ((2, Target::Q), lora_with_magnitude(Target::Q)),
+    ]);
+    for (adapter, named) in [
+        (empty, "updates nothing"),
+        (beyond, "only 3 blocks"),
+        (mixed, "some of the adapter's updates have DoRA's magnitude and some do not"),
+    ] {
+        for result in [
+            write_mlx(&adapter, &model(), &Map::new()),
+            write_peft(&adapter, &model(), &PeftOptions::default()),
+        ] {
             let problem = result.unwrap_err().to_string();
             assert!(problem.contains(named), "{problem}");
         }
@@ -145,7 +187,7 @@ fn peft_scales_follow_its_rules() {
     let scale = |extra: Value| {
         let mut config = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6});
         config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        let files = write_peft(&adapter(&[(1, Target::Q)]), &model(), "m", 0.0).unwrap();
+        let files = peft_files(&adapter(&[(1, Target::Q)]));
         let files = AdapterFiles { config_json: config.to_string().into_bytes(), ..files };
         read_files(&files).unwrap().get(1, Target::Q).unwrap().scale
     };
@@ -159,6 +201,99 @@ fn peft_scales_follow_its_rules() {
 }
 
 #[test]
+fn a_config_says_dora_and_rslora() {
+    let flags = |files: AdapterFiles| {
+        let config = json_of(&files);
+        (config["use_dora"].clone(), config["use_rslora"].clone(), config["lora_alpha"].clone())
+    };
+    let q = Lora { rank: 4, a: vec![0.5; 24], b: vec![0.5; 32], ..lora(Target::Q, 1, 1.5) };
+    let plain = Adapter::new([((1, Target::Q), q.clone())]);
+    let dora = Adapter::new([((1, Target::Q), Lora { magnitude: Some(vec![1.0; 8]), ..q })]);
+    assert_eq!(flags(peft_files(&plain)), (json!(false), json!(false), json!(6)));
+    assert_eq!(flags(rslora_files(&plain)), (json!(false), json!(true), json!(3)));
+    assert_eq!(flags(peft_files(&dora)), (json!(true), json!(false), json!(6)));
+    assert_eq!(flags(rslora_files(&dora)), (json!(true), json!(true), json!(3)));
+}
+
+#[test]
+fn magnitudes_that_config_and_layers_do_not_agree_on_are_named() {
+    let q = &[(1, Target::Q)];
+    let (plain, dora) = (adapter(q), dora(q));
+    let peft = |use_dora: Value| json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6, "use_dora": use_dora});
+    let mlx = |kind| json!({"fine_tune_type": kind, "lora_parameters": {"rank": 3, "scale": 2}});
+    for (problem, named) in [
+        (
+            problem_of(&plain, &peft(json!(true)), None),
+            "q_proj.lora_magnitude_vector` is missing, which adapter_config.json's `use_dora: true`",
+        ),
+        (
+            problem_of(&dora, &peft(json!(false)), None),
+            "q_proj.lora_magnitude_vector` is DoRA's, but adapter_config.json does not say \
+             `use_dora: true`",
+        ),
+        (problem_of(&dora, &peft(json!(null)), None), "does not say `use_dora: true`"),
+        (problem_of(&dora, &peft(json!("yes")), None), "invalid type: string \"yes\""),
+        (
+            problem_of(&plain, &mlx("dora"), None),
+            "q_proj.m` is missing, which adapter_config.json's `fine_tune_type: dora`",
+        ),
+        (
+            problem_of(&dora, &mlx("lora"), None),
+            "q_proj.m` is DoRA's, but adapter_config.json does not say `fine_tune_type: dora`",
+        ),
+    ] {
+        assert!(problem.contains(named), "{problem}");
+    }
+}
+
+#[test]
+fn magnitudes_have_the_shape_of_their_layer() {
+    let q = "base_model.model.model.layers.0.self_attn.q_proj";
+    let config = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 4, "use_dora": true});
+    let data: Vec<u8> = [1.5_f32, -2.0].iter().flat_map(|value| value.to_le_bytes()).collect();
+    let read = |magnitudes: &[(&str, &[usize])]| {
+        let view = |shape: &[usize]| {
+            let bytes = 4 * shape.iter().product::<usize>();
+            TensorView::new(Dtype::F32, shape.to_vec(), &data[..bytes]).unwrap()
+        };
+        let mut tensors = vec![
+            (format!("{q}.lora_A.weight"), view(&[1, 2])),
+            (format!("{q}.lora_B.weight"), view(&[2, 1])),
+        ];
+        for (name, shape) in magnitudes {
+            tensors.push((format!("{q}.lora_magnitude_vector{name}"), view(shape)));
+        }
+        let files = AdapterFiles {
+            layout: Layout::Peft,
+            config_json: config.to_string().into_bytes(),
+            weights: serialize(tensors, None).unwrap(),
+        };
+        let adapter = read_files(&files).map_err(|error| error.to_string())?;
+        Ok::<_, String>(adapter.get(0, Target::Q).unwrap().magnitude.clone())
+    };
+    for (name, shape) in [
+        ("", &[2][..]),
+        (".weight", &[2]),
+        (".weight", &[1, 2]),
+        (".weight", &[2, 1]),
+        ("", &[2, 1]),
+    ] {
+        assert_eq!(read(&[(name, shape)]).unwrap(), Some(vec![1.5, -2.0]));
+    }
+    for (magnitudes, named) in [
+        (&[("", &[1][..])][..], "has 1 values, but its layer has 2 outputs"),
+        (&[("", &[1, 1, 2])], "has shape [1, 1, 2]; it should be a vector"),
+        (&[("", &[])], "has shape []; it should be a vector"),
+        (&[("", &[0])], "has shape [0]; it is empty"),
+        (&[("", &[2]), (".weight", &[2])], "is a second magnitude of its layer"),
+    ] {
+        let problem = read(magnitudes).unwrap_err();
+        assert!(problem.starts_with("adapter_model.safetensors: tensor `"), "{problem}");
+        assert!(problem.contains(named), "{problem}");
+    }
+}
+
+#[test]
 fn a_config_that_asks_for_more_is_named() {
     let peft = |field: &str, value: Value| {
         let mut config = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 6});
@@ -167,8 +302,13 @@ fn a_config_that_asks_for_more_is_named() {
     };
     let mlx = |config: Value| problem(&config, None);
     for (problem, named) in [
-        (peft("peft_type", json!("IA3")), "peft_type is `IA3`; supported: LORA"),
-        (peft("use_dora", json!(true)), "use_dora is set"),
+        (
+            peft("peft_type", json!("IA3")),
+            "peft_type is `IA3`; supported: LORA, BOTTLENECK, MIXED_2",
+        ),
+        (peft("peft_type", json!("lora")), "peft_type is `lora`; supported: LORA, "),
+        (peft("peft_type", json!(null)), "peft_type is `null`; supported: LORA, "),
+        (peft("use_qalora", json!(true)), "use_qalora is set"),
         (peft("modules_to_save", json!(["lm_head"])), "modules_to_save is set"),
         (peft("layer_replication", json!([[0, 2]])), "layer_replication is set"),
         (peft("bias", json!("all")), "bias is `all`; supported: none"),
@@ -182,7 +322,7 @@ fn a_config_that_asks_for_more_is_named() {
         (peft("lora_alpha", json!(1e300)), "beyond 32-bit floats"),
         (peft("rank_pattern", json!({"q_proj": 0})), "rank_pattern gives `q_proj` the value 0"),
         (peft("alpha_pattern", json!({"(": 1})), "alpha_pattern's `(` is no regular expression"),
-        (mlx(json!({"fine_tune_type": "dora"})), "fine_tune_type is `dora`; supported: lora"),
+        (mlx(json!({"fine_tune_type": "full"})), "fine_tune_type is `full`; supported: lora, dora"),
         (mlx(json!({"fine_tune_type": "lora"})), "lora_parameters is missing"),
         (mlx(json!({"lora_parameters": {"rank": 3}})), "missing field `scale`"),
         (mlx(json!({"lora_parameters": {"rank": 0, "scale": 1}})), "rank is 0"),
@@ -262,6 +402,11 @@ fn half_precision_is_read() {
     }
 }
 
+#[test]
+fn magnitudes_count_as_parameters() {
+    assert_eq!(AnyAdapter::Lora(dora(&[(1, Target::Q)])).count(), 6 * 3 + 3 * 8 + 8);
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -282,15 +427,14 @@ fn any_json() -> impl Strategy<Value = Value> {
 proptest! {
     #[test]
     fn any_finite_adapter_comes_back_exactly(
-        values in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL, 14),
+        values in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL, 50),
         scale in prop::num::f32::NORMAL,
+        is_dora: bool,
     ) {
-        let (a, b) = (values[..6].to_vec(), values[6..].to_vec());
-        let adapter = Adapter::new([((2, Target::Q), Lora { a, b, rank: 1, scale, magnitude: None })]);
-        for files in [
-            write_mlx(&adapter, &model(), &Map::new()).unwrap(),
-            write_peft(&adapter, &model(), "m", 0.0).unwrap(),
-        ] {
+        let (a, b) = (values[..18].to_vec(), values[18..42].to_vec());
+        let magnitude = is_dora.then(|| values[42..].to_vec());
+        let adapter = Adapter::new([((2, Target::Q), Lora { a, b, rank: 3, scale, magnitude })]);
+        for files in [mlx_files(&adapter), peft_files(&adapter), rslora_files(&adapter)] {
             prop_assert_eq!(&read_files(&files).unwrap(), &adapter);
         }
     }
@@ -299,16 +443,16 @@ proptest! {
     fn no_config_panics(
         field in prop::sample::select(&[
             "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "target_modules",
-            "use_rslora", "modules_to_save", "fine_tune_type", "lora_parameters", "bias",
+            "use_rslora", "modules_to_save", "fine_tune_type", "lora_parameters", "bias", "use_dora",
         ][..]),
         value in any_json(),
     ) {
         for layout in [Layout::Mlx, Layout::Peft] {
             let adapter = adapter(&[(1, Target::Q)]);
             let mut files = match layout {
-                Layout::Mlx => write_mlx(&adapter, &model(), &Map::new()),
-                Layout::Peft => write_peft(&adapter, &model(), "m", 0.0),
-            }.unwrap();
+                Layout::Mlx => mlx_files(&adapter),
+                Layout::Peft => peft_files(&adapter),
+            };
             let mut config = json_of(&files);
             config[field] = value.clone();
             files.config_json = config.to_string().into_bytes();
@@ -323,8 +467,7 @@ proptest! {
         damage in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
         of_config: bool,
     ) {
-        let adapter = adapter(&[(1, Target::Q)]);
-        let mut files = write_mlx(&adapter, &model(), &Map::new()).unwrap();
+        let mut files = mlx_files(&dora(&[(1, Target::Q)]));
         let bytes = if of_config { &mut files.config_json } else { &mut files.weights };
         for (at, value) in damage {
             let at = at.index(bytes.len());

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
-use engram::formats::adapter::{AdapterFiles, write_mlx, write_peft};
+use engram::formats::adapter::{AdapterFiles, PeftOptions, write_mlx, write_named, write_peft};
 use engram::generate::{Engine, Model};
 use engram::model::AnyAdapter;
 use engram::train::{AdapterType, Event, Learner, TrainConfig, Trainer};
@@ -287,7 +287,7 @@ impl Run<'_> {
         let model = self.engine.config();
         let tensors = match adapter {
             AnyAdapter::Lora(tensors) => tensors,
-            AnyAdapter::Named(named) => anyhow::bail!("{}", named.kind),
+            AnyAdapter::Named(named) => return Ok(write_named(named, &self.model_name)?),
         };
         match self.options.format {
             Format::Mlx => {
@@ -299,7 +299,12 @@ impl Run<'_> {
                 arguments.insert("data".to_owned(), json!(self.options.data));
                 Ok(write_mlx(tensors, model, &arguments)?)
             }
-            Format::Peft => Ok(write_peft(tensors, model, &self.model_name, 0.0)?),
+            Format::Peft => {
+                let base_model = &self.model_name;
+                let use_rslora = config.adapter_type == AdapterType::Rslora;
+                let options = PeftOptions { base_model, use_rslora, ..PeftOptions::default() };
+                Ok(write_peft(tensors, model, &options)?)
+            }
         }
     }
 }
