@@ -57,6 +57,7 @@ impl Start {
             config.adapter_type != AdapterType::Bottleneck || options.format == Format::Peft,
             "MLX-LM has no files of a bottleneck adapter; add --format peft"
         );
+        config.check_model(engine.config())?;
         let initial = match &options.init_adapter {
             Some(folder) => {
                 let adapter = adapter::read_any(folder)?;
