@@ -60,7 +60,7 @@ impl Start {
         config.check_model(engine.config())?;
         let initial = match &options.init_adapter {
             Some(folder) => {
-                let adapter = adapter::read_any(folder)?;
+                let adapter = adapter::read_folder(folder)?;
                 if let AnyAdapter::Lora(tensors) = &adapter {
                     tensors.check(&folder.display().to_string(), engine.config())?;
                     take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
