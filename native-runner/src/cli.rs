@@ -3,8 +3,8 @@
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 
 use crate::commands::{
-    chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits, pipeline,
-    train,
+    bench, chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits,
+    pipeline, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -19,7 +19,7 @@ pub struct Cli {
 }
 
 /// Options of every command.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Global {
     /// Model: a .gguf file, a folder with config.json, tokenizer.json and safetensors,
     /// hf:ORG/NAME[@REVISION][:FILE], or the built-in default
@@ -110,6 +110,9 @@ pub enum Command {
     /// Test whether the adapter computes what it should
     #[command(after_help = doctor::EXAMPLES)]
     Doctor(doctor::Options),
+    /// Measure how fast this machine loads, reads prompts, generates and trains
+    #[command(after_help = bench::EXAMPLES)]
+    Bench(bench::Options),
     /// Continue a prompt, or answer it
     #[command(after_help = generate::EXAMPLES)]
     Generate(generate::Options),

@@ -1,5 +1,6 @@
 //! One file per command: its options and what it does with them.
 
+pub mod bench;
 pub mod chat;
 pub mod convert_adapter;
 pub mod data;
@@ -19,6 +20,7 @@ use crate::cli::{Cli, Command};
 pub fn run(cli: Cli) -> anyhow::Result<()> {
     let Cli { global, command } = cli;
     match command {
+        Command::Bench(options) => bench::run(&global, &options),
         Command::Data(options) => data::run(&global, &options),
         Command::Devices(options) => devices::run(&options),
         Command::Chat(options) => chat::run(&global, &options),
