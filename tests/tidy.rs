@@ -6,8 +6,16 @@ use std::path::{Path, PathBuf};
 
 /// The modules that build on one another, from the bottom: each may use those above it in this
 /// list, and none of its own row but itself.
-const LAYERS: &[&[&str]] =
-    &[&["gpu"], &["kernels"], &["ops"], &["model"], &["generate", "train"], &["eval"], &["web"]];
+const LAYERS: &[&[&str]] = &[
+    &["gpu"],
+    &["kernels"],
+    &["ops"],
+    &["model"],
+    &["burn"],
+    &["generate", "train"],
+    &["eval"],
+    &["web"],
+];
 
 /// Modules that know nothing of a GPU; of [`LAYERS`] they may use the model's configuration alone.
 const BASE: &[&str] = &["data", "error", "formats", "text"];

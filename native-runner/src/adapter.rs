@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
 use engram::generate::{Engine, LoadedAdapter};
-use engram::model::{AdapterTensors, AnyAdapter};
+use engram::model::AnyAdapter;
 
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
@@ -16,16 +16,11 @@ const KINDS: [&str; 1] = ["BOTTLENECK"];
 /// The adapter in `folder`, on the engine's device; none if there is no folder.
 pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<LoadedAdapter>> {
     let Some(folder) = folder else { return Ok(None) };
-    Ok(Some(engine.load_adapter(&folder.display().to_string(), &read_any(folder)?)?))
+    Ok(Some(engine.load_adapter(&folder.display().to_string(), &read_folder(folder)?)?))
 }
 
-/// The LoRA (or DoRA) adapter in `folder`, in MLX's files or PEFT's.
-pub fn read_folder(folder: &Path) -> Result<AdapterTensors> {
-    Ok(read_any(folder)?.lora(&folder.display().to_string())?.clone())
-}
-
-/// The adapter in `folder`, of any kind.
-pub fn read_any(folder: &Path) -> Result<AnyAdapter> {
+/// The adapter in `folder`, in MLX's files or PEFT's.
+pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
     ensure!(folder.is_dir(), "{}: no such folder; give one with an adapter", folder.display());
     let config = source::required(folder, CONFIG_FILE)?;
     let name = folder.join(CONFIG_FILE).display().to_string();
@@ -124,11 +119,9 @@ mod tests {
         };
         let files = write_named(&named, "m").unwrap();
         write_folder(folder.path(), &files.iter().collect::<Vec<_>>()).unwrap();
-        assert_eq!(read_any(folder.path()).unwrap().count(), 1);
-        let problem = error(read_folder(folder.path()));
-        assert!(
-            problem.ends_with(": is a BOTTLENECK adapter, which needs --engine burn"),
-            "{problem}"
-        );
+        let read = read_folder(folder.path()).unwrap();
+        assert_eq!(read.count(), 1);
+        let problem = read.lora("mine").unwrap_err().to_string();
+        assert_eq!(problem, "mine: is a BOTTLENECK adapter, which needs --engine burn");
     }
 }

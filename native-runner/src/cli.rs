@@ -105,7 +105,7 @@ pub enum Command {
     /// Make a data set of patterns, or print what is in one
     #[command(after_help = data::EXAMPLES)]
     Data(data::Options),
-    /// List the GPU adapters, the one that is taken first
+    /// List the GPU adapters, the one that is taken first, and the CPU where burn can take it
     Devices(devices::Options),
     /// Test whether the adapter computes what it should
     #[command(after_help = doctor::EXAMPLES)]
@@ -147,6 +147,7 @@ Examples:
   engram train --data FOLDER                    a LoRA adapter from your own data
   engram eval --data FOLDER --adapter-path adapters
   engram chat --model hf:HuggingFaceTB/SmolLM2-360M-Instruct --adapter-path adapters
+  engram train --data FOLDER --engine burn      on the CPU; --adapter-type dora|bottleneck too
 
 Exit codes: 0 done, 2 an error (one line on stderr says which), 130 interrupted by Ctrl-C.
 Environment: ENGRAM_CACHE is where the built-in model is kept; HF_HOME, HF_TOKEN and HF_ENDPOINT

@@ -7,7 +7,10 @@ const GOLDENS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/goldens");
 
 fn demo(arguments: &[&str], typed: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
-    command.current_dir(GOLDENS).args(["--model", "tiny", "demo", "--max-new-tokens", "8"]);
+    command
+        .current_dir(GOLDENS)
+        .args(["--model", "tiny", "--engine", "wgpu", "demo"])
+        .args(["--max-new-tokens", "8"]);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     // It may have ended before it read anything.

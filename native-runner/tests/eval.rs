@@ -34,7 +34,10 @@ impl Folder {
 
     fn eval(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
-        command.current_dir(self.0.path()).args(["--model", TINY, "eval"]).args(arguments);
+        command
+            .current_dir(self.0.path())
+            .args(["--model", TINY, "--engine", "wgpu", "eval"])
+            .args(arguments);
         command.output().unwrap()
     }
 

@@ -9,7 +9,7 @@ const TINY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../data/goldens/tiny");
 
 fn engram(folder: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
-    command.current_dir(folder).args(["--model", TINY]).args(arguments);
+    command.current_dir(folder).args(["--model", TINY, "--engine", "wgpu"]).args(arguments);
     command.stdin(Stdio::null()).output().unwrap()
 }
 

@@ -87,6 +87,10 @@ impl Model {
         match self {
             Model::Gpu(gpu) => {
                 let tensors = adapter.lora(name)?;
+                if adapter.kind() == "DoRA" {
+                    let problem = "is a DoRA adapter, which needs --engine burn";
+                    return Err(Error::format(name, problem));
+                }
                 tensors.check(name, self.config())?;
                 Ok(LoadedAdapter::Gpu(GpuAdapter::upload(&gpu.context, tensors)?))
             }

@@ -182,6 +182,21 @@ impl TrainConfig {
         Ok(blocks - count..blocks)
     }
 
+    /// Whether a model of that shape can be trained so.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: more blocks than there are, a rank above the hidden size.
+    pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
+        self.layers(model)?;
+        match self.rank <= model.hidden_size {
+            true => Ok(()),
+            false => Err(Error::invalid(format!(
+                "the rank is {}; it must be between 1 and the model's hidden size, {}",
+                self.rank, model.hidden_size
+            ))),
+        }
+    }
+
     /// What a run of it starts from: random `lora_a`, zero `lora_b`.
     ///
     /// # Errors

@@ -78,9 +78,9 @@ async fn greedy_continuations_of_the_real_model_are_those_of_transformers() {
             Some("chat") => engine.encode_chat(&[Message::new("user", prompt)]),
             _ => engine.text(prompt),
         };
-        assert_eq!(encoded.unwrap(), ids(&case["input_ids"]));
-        decoder.prefill(&ids(&case["input_ids"])).unwrap();
-        let expected = ids(&case["generated_ids"]);
+        assert_eq!(encoded.unwrap(), ids(&case["prompt_ids"]));
+        decoder.prefill(&ids(&case["prompt_ids"])).unwrap();
+        let expected = ids(&case["new_ids"]);
         let found = decoder.advance_greedy(expected.len()).await.unwrap();
         assert_eq!(found, expected, "{prompt}");
     }

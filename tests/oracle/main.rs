@@ -7,6 +7,8 @@ mod common;
 mod decoding;
 mod kinds;
 mod models;
+#[cfg(feature = "burn-wgpu")]
+mod on_gpu;
 mod operations;
 mod training;
 

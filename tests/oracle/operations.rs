@@ -22,7 +22,7 @@ const GRADIENT: f64 = 1e-4;
 const LENGTHS: [u32; 3] = [1, 7, 13];
 const TOKENS: usize = 21;
 const VOCAB: usize = 29;
-const HEAD_DIM: usize = 10;
+const HEAD_DIM: usize = 24;
 
 /// An operation with what it needs.
 #[derive(Debug, Clone, Copy)]

@@ -20,13 +20,13 @@ fn set(engine: &Engine, file: &str, config: &TrainConfig) -> BatchSet {
     BatchSet::new(examples, config.batch_config()).unwrap()
 }
 
-fn tiny_data(engine: &Engine, config: &TrainConfig) -> TrainData {
+pub fn tiny_data(engine: &Engine, config: &TrainConfig) -> TrainData {
     let (train, valid) = (set(engine, "train.jsonl", config), set(engine, "valid.jsonl", config));
     TrainData::new(train, Some(valid), engine.config()).unwrap()
 }
 
 /// Losses and gradient norms, in their order.
-async fn numbers<L: Learner>(trainer: &mut Trainer<L>, iterations: usize) -> Vec<f32> {
+pub async fn numbers<L: Learner>(trainer: &mut Trainer<L>, iterations: usize) -> Vec<f32> {
     let mut numbers = Vec::new();
     while trainer.iteration() < iterations {
         match trainer.advance().await.unwrap() {
@@ -41,7 +41,7 @@ async fn numbers<L: Learner>(trainer: &mut Trainer<L>, iterations: usize) -> Vec
     numbers
 }
 
-fn burn_trainer(engine: &Engine, config: &TrainConfig) -> Trainer<BurnLearner<LoraModule>> {
+pub fn burn_trainer(engine: &Engine, config: &TrainConfig) -> Trainer<BurnLearner<LoraModule>> {
     let model = burn_model(engine);
     let data = tiny_data(engine, config);
     let (layers, targets) = (config.layers(engine.config()).unwrap(), config.targets().unwrap());
@@ -51,7 +51,7 @@ fn burn_trainer(engine: &Engine, config: &TrainConfig) -> Trainer<BurnLearner<Lo
     Trainer::with(learner, data, config).unwrap()
 }
 
-fn config() -> TrainConfig {
+pub fn config() -> TrainConfig {
     TrainConfig {
         iters: 10,
         num_layers: 2,

@@ -68,7 +68,7 @@ Examples:
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
     let from = options.from.display();
-    let adapter = match adapter::read_any(&options.from)? {
+    let adapter = match adapter::read_folder(&options.from)? {
         AnyAdapter::Lora(adapter) => adapter,
         AnyAdapter::Named(named) => {
             let kind = named.kind;

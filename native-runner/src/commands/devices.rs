@@ -1,4 +1,4 @@
-//! `engram devices`: the adapters that can be chosen.
+//! `engram devices`: the adapters that can be chosen, and the CPU.
 
 use std::io::Write as _;
 
@@ -11,8 +11,9 @@ pub struct Options {}
 
 pub fn run(_: &Options) -> Result<()> {
     let adapters = pollster::block_on(Context::adapters());
+    let has_burn = cfg!(feature = "burn");
     ensure!(
-        !adapters.is_empty(),
+        has_burn || !adapters.is_empty(),
         "no GPU adapter found; install a Vulkan driver (on Debian: mesa-vulkan-drivers)"
     );
     let mut out = std::io::stdout().lock();
@@ -26,6 +27,9 @@ pub fn run(_: &Options) -> Result<()> {
             adapter.driver,
             adapter.max_storage_binding >> 20
         )?;
+    }
+    if has_burn {
+        writeln!(out, "CPU, by --engine burn")?;
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ pub fn golden(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../data/goldens").join(name)
 }
 
-/// `engram` with `arguments`, on the tiny model unless they name another.
+/// `engram` with `arguments`, on the tiny model and by our kernels unless they name others.
 pub fn engram(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_engram"));
     if std::env::var_os("XDG_RUNTIME_DIR").is_none() {
@@ -20,6 +20,9 @@ pub fn engram(arguments: &[&str]) -> Command {
         .env("HF_ENDPOINT", "http://127.0.0.1:9");
     if !arguments.contains(&"--model") {
         command.arg("--model").arg(golden("tiny"));
+    }
+    if !arguments.contains(&"--engine") {
+        command.args(["--engine", "wgpu"]);
     }
     command.args(arguments);
     command

@@ -65,7 +65,7 @@ Examples:
   engram pipeline --out runs/try --skip-data --skip-train --full";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
-    let terminal = Terminal::new(global);
+    let (terminal, began) = (Terminal::new(global), session::clock());
     let out = options.out.clone().unwrap_or_else(|| {
         let name = global.model.name().replace(['/', ':', '@'], "-");
         PathBuf::from("runs").join(name)
@@ -120,7 +120,10 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         };
         prompts.iter().try_for_each(|example| show.example(example))?;
     }
-    print_end(global, &run, &reports, preset)
+    print_end(global, &run, &reports, preset)?;
+    let seconds = session::clock() - began;
+    terminal.note(format_args!("all of it took {:.1} minutes", seconds / 60.0));
+    Ok(())
 }
 
 /// What came of it, and what to try next.

@@ -57,9 +57,10 @@ impl Start {
             config.adapter_type != AdapterType::Bottleneck || options.format == Format::Peft,
             "MLX-LM has no files of a bottleneck adapter; add --format peft"
         );
+        config.check_model(engine.config())?;
         let initial = match &options.init_adapter {
             Some(folder) => {
-                let adapter = adapter::read_any(folder)?;
+                let adapter = adapter::read_folder(folder)?;
                 if let AnyAdapter::Lora(tensors) = &adapter {
                     tensors.check(&folder.display().to_string(), engine.config())?;
                     take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
