@@ -478,8 +478,10 @@ fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Result<&'a
 
 fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
     let info = adapter.get_info();
+    // A browser may keep the name to itself.
+    let name = if info.name.is_empty() { "unnamed adapter".into() } else { info.name };
     AdapterSummary {
-        name: info.name,
+        name,
         backend: format!("{:?}", info.backend),
         device_type: format!("{:?}", info.device_type),
         driver: format!("{} {}", info.driver, info.driver_info).trim().to_owned(),

@@ -476,8 +476,13 @@ pub(super) fn adapter_files(
             return Err(Error::invalid(format!("format is `{other}`; there are mlx and peft")));
         }
     };
+    Ok(to_array(&files))
+}
+
+/// The files as the caller gets them.
+pub(super) fn to_array(files: &AdapterFiles) -> Array {
     let file = |(name, bytes): (&'static str, &[u8])| {
         NamedFile { name: name.to_owned(), bytes: bytes.to_vec() }.to_js()
     };
-    Ok(files.iter().map(file).collect())
+    files.iter().map(file).collect()
 }

@@ -6,6 +6,10 @@
 //! evaluation logic is in either.
 
 mod blob;
+#[cfg(feature = "burn-wgpu")]
+mod burn;
+#[cfg(feature = "burn-wgpu")]
+mod constructors;
 mod data;
 mod engine;
 mod error;

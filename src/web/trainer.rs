@@ -59,21 +59,7 @@ impl WasmEngine {
         config.check()?;
         let engine = self.engine();
         let GpuModel { context, llama } = engine.model().gpu()?;
-        let set = |name: &str| -> Result<Option<BatchSet>> {
-            let examples = js_sys::Reflect::get(&dataset, &name.into()).unwrap_or_default();
-            if examples.is_undefined() || examples.is_null() {
-                return Ok(None);
-            }
-            let examples = Array::from(&examples);
-            if examples.length() == 0 && name == "valid" {
-                return Ok(None);
-            }
-            let records = records(name, &examples)?;
-            let examples = tokens::tokenize(name, &records, &*engine, config.mask_prompt)?;
-            Ok(Some(BatchSet::new(examples, config.batch_config())?))
-        };
-        let train = set("train")?.ok_or_else(|| Error::invalid("the data set has no `train`"))?;
-        let valid = if config.val_batches == 0 { None } else { set("valid")? };
+        let (train, valid) = batches(&dataset, &engine, &config)?;
         let initial = config.initial_adapter(&llama.config)?;
         context.memory().reset_peak();
         let trainer = Trainer::new(context, llama, &initial, train, valid, &config)?;
@@ -213,8 +199,32 @@ impl WasmTrainer {
     }
 }
 
+/// The batches of `{ train, valid }`; the latter may be left out.
+pub(super) fn batches(
+    dataset: &JsValue,
+    engine: &Engine,
+    config: &TrainConfig,
+) -> Result<(BatchSet, Option<BatchSet>)> {
+    let set = |name: &str| -> Result<Option<BatchSet>> {
+        let examples = js_sys::Reflect::get(dataset, &name.into()).unwrap_or_default();
+        if examples.is_undefined() || examples.is_null() {
+            return Ok(None);
+        }
+        let examples = Array::from(&examples);
+        if examples.length() == 0 && name == "valid" {
+            return Ok(None);
+        }
+        let records = records(name, &examples)?;
+        let examples = tokens::tokenize(name, &records, engine, config.mask_prompt)?;
+        Ok(Some(BatchSet::new(examples, config.batch_config())?))
+    };
+    let train = set("train")?.ok_or_else(|| Error::invalid("the data set has no `train`"))?;
+    let valid = if config.val_batches == 0 { None } else { set("valid")? };
+    Ok((train, valid))
+}
+
 /// The defaults with the caller's settings over them.
-fn merged(config: JsValue) -> Result<TrainConfig> {
+pub(super) fn merged(config: JsValue) -> Result<TrainConfig> {
     let mut settings = match serde_json::to_value(TrainConfig::default()) {
         Ok(Value::Object(map)) => map,
         _ => Map::new(),
