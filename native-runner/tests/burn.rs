@@ -192,8 +192,8 @@ fn what_can_not_be_is_one_clear_line() {
         assert!(problem.contains(expected), "{options:?}: {problem}");
         assert!(!path.exists());
     };
-    settings(&["--adapter-type", "bottleneck"], "add --format peft");
-    let bottleneck = ["--adapter-type", "bottleneck", "--format", "peft", "--num-layers", "1"];
+    settings(&["--adapter-type", "bottleneck", "--format", "mlx"], "leave out --format mlx");
+    let bottleneck = ["--adapter-type", "bottleneck", "--num-layers", "1"];
     settings(&[&bottleneck[..], &["--scale", "2"]].concat(), "--scale is LoRA's");
     settings(&["--num-layers", "1", "--rank", "0"], "rank is 0");
     settings(&["--num-layers", "99"], "num-layers is 99, the model has 3");

@@ -389,6 +389,8 @@ export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig
 
 /** Settings of a training, with MLX-LM's names; the defaults are the original experiment's. */
 export interface TrainConfig {
+    /** What is trained: a page's kernels know LoRA with the scale as it is, or times √rank. */
+    adapter_type?: "lora" | "rslora";
     /** Default 8. */
     rank?: number;
     /** The factor of the adapter's product, used as it is; default 20. */

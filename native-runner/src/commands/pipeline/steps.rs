@@ -86,7 +86,7 @@ impl Run {
             adapter_path: self.adapter.clone(),
             resume: false,
             init_adapter: None,
-            format: train::Format::Mlx,
+            format: None,
             save_every: None,
             metrics: None,
             settings: train::Settings {

@@ -47,9 +47,9 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER")]
     pub init_adapter: Option<PathBuf>,
 
-    /// Whose file layout
-    #[arg(long, value_enum, default_value_t = Format::Mlx)]
-    pub format: Format,
+    /// Whose file layout [default: mlx; peft for a bottleneck, which MLX-LM does not have]
+    #[arg(long, value_enum)]
+    pub format: Option<Format>,
 
     /// Save a checkpoint every so many iterations [default: at reports, at most twice a minute]
     #[arg(long, value_name = "ITERATIONS")]
@@ -289,7 +289,7 @@ impl Run<'_> {
             AnyAdapter::Lora(tensors) => tensors,
             AnyAdapter::Named(named) => return Ok(write_named(named, &self.model_name)?),
         };
-        match self.options.format {
+        match self.options.format.unwrap_or(Format::Mlx) {
             Format::Mlx => {
                 let mut arguments = match serde_json::to_value(config)? {
                     Value::Object(map) => map,

@@ -54,8 +54,8 @@ impl Start {
         };
         config.check()?;
         ensure!(
-            config.adapter_type != AdapterType::Bottleneck || options.format == Format::Peft,
-            "MLX-LM has no files of a bottleneck adapter; add --format peft"
+            config.adapter_type != AdapterType::Bottleneck || options.format != Some(Format::Mlx),
+            "MLX-LM has no files of a bottleneck adapter; leave out --format mlx"
         );
         config.check_model(engine.config())?;
         let initial = match &options.init_adapter {
