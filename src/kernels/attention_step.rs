@@ -15,8 +15,21 @@ const KERNEL: Kernel = Kernel {
         include_str!("token.wgsl"),
         include_str!("narrow.wgsl"),
         include_str!("attention_step.wgsl"),
+        include_str!("attention_step_plain.wgsl"),
     ],
     storage: &[Read, Read, Read, Read, Write, Write, Write],
+};
+
+const SUBGROUP_KERNEL: Kernel = Kernel {
+    name: "attention_step_subgroup",
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("token.wgsl"),
+        include_str!("narrow.wgsl"),
+        include_str!("attention_step.wgsl"),
+        include_str!("attention_step_subgroup.wgsl"),
+    ],
+    storage: KERNEL.storage,
 };
 
 /// The second half of a low-rank update, `scale · h B`, that whoever reads the product adds.
@@ -148,7 +161,8 @@ pub fn attention_step(
         out.binding(),
     ];
     let grid = [Extent::Fixed(shape.heads as u32), ONE, ONE];
-    r.dispatch(&KERNEL, &[], &params, &bindings, grid)
+    let kernel = if r.context().prefers_broadcasts() { &SUBGROUP_KERNEL } else { &KERNEL };
+    r.dispatch(kernel, &[], &params, &bindings, grid)
 }
 
 /// Compares the kernel with the references of its parts, for a token that sees the cache's rows from
@@ -238,7 +252,7 @@ mod tests {
 
     #[async_test]
     async fn matches_the_references() {
-        let context = check::test_context().await;
+        let [context, without] = check::test_contexts().await;
         let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
         for (keys, shape, rank) in [
             ((0, 0), shape(1, 1, 8), 0),
@@ -249,6 +263,7 @@ mod tests {
             ((128, 300), shape(6, 2, 64), 0),
         ] {
             parity(&context, keys, shape, rank).await.unwrap();
+            parity(&without, keys, shape, rank).await.unwrap();
         }
     }
 }

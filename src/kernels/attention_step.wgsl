@@ -2,6 +2,8 @@
 // position, writes key and value into the cache and mixes the values. A workgroup a query head, as in
 // `attention.wgsl`; each turns the key it needs, and the first of a key's heads writes it. None reads
 // the row of the cache that is being written: its own key is where the softmax starts.
+// `query_times` and `highest_score` are those of `attention_step_plain.wgsl`, or where
+// `matmul_subgroup.wgsl` runs of `attention_step_subgroup.wgsl`.
 
 struct Up {
     place: u32, // B's, in `parameters`
@@ -69,6 +71,7 @@ fn turned(a: vec4<f32>, b: vec4<f32>, i: u32, position: u32) -> array<vec4<f32>,
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
+    let lane = thread % 8u;
     let head = group.x;
     let quads = params.quads;
     let half = quads / 2u;
@@ -128,24 +131,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     for (var tile = token.first_key; tile < own; tile += THREADS) {
         let key = tile + thread;
-        var score = LOWEST;
-        if key < own {
-            var products = vec4<f32>();
-            for (var i = 0u; i < quads; i += 1u) {
-                products += query[i] * keys[key * kv_stride + kv_base + i];
-            }
-            score = (products.x + products.y + products.z + products.w) * params.scale;
-        }
+        // Past the end the last key's, which is left out.
+        let product = query_times(min(key, own - 1u) * kv_stride + kv_base, lane);
+        let score = select(LOWEST, product * params.scale, key < own);
         workgroupBarrier(); // nobody reads the last tile's any more
         scores[thread] = score;
         workgroupBarrier();
 
         let count = min(THREADS, own - tile);
-        var most = scores[0];
-        for (var i = 1u; i < count; i += 1u) {
-            most = max(most, scores[i]);
-        }
-        let now_highest = max(highest, most);
+        let now_highest = max(highest, highest_score(count, lane));
         let shrink = exp(highest - now_highest);
         highest = now_highest;
         weights[thread] = select(0.0, exp(score - highest), key < own);
@@ -154,8 +148,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum *= shrink;
         total *= shrink;
         for (var i = part; i < count; i += parts) {
-            total += weights[i];
-            sum += weights[i] * values[(tile + i) * kv_stride + kv_base + quad];
+            let weight = weights[i];
+            total += weight;
+            sum += weight * values[(tile + i) * kv_stride + kv_base + quad];
         }
     }
 
