@@ -65,6 +65,15 @@ impl Decoder {
         self.config.max_position_embeddings
     }
 
+    /// Dispatches that one decoded token takes, on the engine that records them.
+    pub fn dispatches_per_token(&self) -> Option<usize> {
+        match &self.device {
+            Device::Gpu(decoder) => Some(decoder.dispatches_per_token()),
+            #[cfg(feature = "burn")]
+            Device::Burn(_) => None,
+        }
+    }
+
     /// Makes `ids` the context and computes what follows the last of them. Tokens that the cache
     /// already holds from the start are kept; returns how many tokens were computed.
     ///

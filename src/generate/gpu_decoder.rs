@@ -75,6 +75,11 @@ impl GpuDecoder {
         Ok(Self { parts, cached })
     }
 
+    /// Dispatches of one decoded token.
+    pub(super) fn dispatches_per_token(&self) -> usize {
+        self.cached.decode.len()
+    }
+
     /// Makes room for `tokens` tokens, which the model's context has.
     pub(super) fn reserve(&mut self, tokens: usize) -> Result<()> {
         if tokens <= self.cached.cache.capacity() {

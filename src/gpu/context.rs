@@ -1,6 +1,6 @@
 //! One device: opened once, shared by everything that runs on it.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
@@ -85,6 +85,7 @@ struct Inner {
     broadcasts: bool,
     pipelines: RefCell<HashMap<PipelineKey, Pipeline>>,
     memory: Rc<Memory>,
+    bind_groups: Cell<u64>,
     fault: Arc<Mutex<Option<Fault>>>,
 }
 
@@ -160,6 +161,7 @@ impl Context {
             broadcasts,
             pipelines: RefCell::default(),
             memory: Rc::default(),
+            bind_groups: Cell::default(),
             fault,
         })))
     }
@@ -183,6 +185,17 @@ impl Context {
     /// The memory its buffers take.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
+    }
+
+    /// Bind groups made so far: one for each recorded dispatch.
+    pub fn bind_groups(&self) -> u64 {
+        self.0.bind_groups.get()
+    }
+
+    /// Makes a bind group.
+    pub(super) fn bind_group(&self, group: &wgpu::BindGroupDescriptor<'_>) -> wgpu::BindGroup {
+        self.0.bind_groups.set(self.0.bind_groups.get() + 1);
+        self.0.device.create_bind_group(group)
     }
 
     /// wgpu's device.

@@ -214,7 +214,7 @@ impl Recorder {
                 size: b.size.and_then(wgpu::BufferSize::new),
             }),
         }));
-        let bind_group = self.context.device().create_bind_group(&wgpu::BindGroupDescriptor {
+        let bind_group = self.context.bind_group(&wgpu::BindGroupDescriptor {
             label: Some(kernel.name),
             layout: &pipeline.layout,
             entries: &entries,

@@ -39,7 +39,8 @@ pub fn embedding(r: &mut Recorder, table: &Matrix, tokens: &Buffer, y: &Tensor) 
             table_rows: part.rows as u32,
             pad: 0,
         };
-        let bindings = [(&part.values).into(), (&part.scales).into(), tokens.into(), y.binding()];
+        let [values, scales] = table.planes(part);
+        let bindings = [values, scales, tokens.into(), y.binding()];
         let constants = [table.format().constant()];
         r.dispatch(&KERNEL, &constants, &params, &bindings, [y.per_token(1), ONE, ONE])?;
     }

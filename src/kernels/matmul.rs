@@ -1,23 +1,13 @@
-//! `Y = X Wᵀ + bias + residual` with a weight matrix in any format: one kernel for a single token
-//! (`matvec.wgsl`, bound by reading W) and one for many (`matmul.wgsl`, bound by arithmetic);
-//! software adapters take `matmul_subgroup.wgsl` for both.
+//! `Y = X Wᵀ + bias + residual` with a weight matrix in any format: for a single token the kernel
+//! of [`matvec`](super::matvec), which is bound by reading W, for many `matmul.wgsl`, which is bound
+//! by arithmetic, or on software adapters `matmul_subgroup.wgsl`.
 
+use super::matvec::{Extras, matvec};
 use super::weight::{BLOCK, Format, Matrix};
 use super::{ONE, Rows, Tensor, check, weight};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
-
-const MATVEC: Kernel = Kernel {
-    name: "matvec",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matmul_bindings.wgsl"),
-        include_str!("matvec.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Read, Write],
-};
 
 const MATMUL: Kernel = Kernel {
     name: "matmul",
@@ -41,11 +31,9 @@ const MATMUL_SUBGROUP: Kernel = Kernel {
     storage: &[Read, Read, Read, Read, Read, Write],
 };
 
-/// Rows of W that a workgroup of `matvec.wgsl` does.
-const MATVEC_ROWS: usize = 8;
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;
-/// Rows of W that a workgroup of `matmul_subgroup.wgsl` does, and its tokens where there are many.
+/// Rows of W and tokens that a workgroup of `matmul_subgroup.wgsl` does.
 const SUBGROUP_ROWS: usize = 32;
 const SUBGROUP_TOKENS: u32 = 16;
 
@@ -76,7 +64,10 @@ pub fn matmul(
     residual: Option<&Tensor>,
     y: &Tensor,
 ) -> Result<()> {
-    let single = y.capacity() == 1;
+    // It reads x in fours, so that a window has to begin at one.
+    if y.capacity() == 1 && (x.first_row() as usize * w.cols()).is_multiple_of(4) {
+        return matvec(r, x, w, Extras { bias, residual, ..Extras::default() }, y);
+    }
     for part in w.parts() {
         let params = Params {
             rows: y.rows(),
@@ -89,27 +80,23 @@ pub fn matmul(
             has_bias: bias.is_some().into(),
             has_residual: residual.is_some().into(),
         };
+        let [values, scales] = w.planes(part);
         let bindings = [
-            (&part.values).into(),
-            (&part.scales).into(),
+            values,
+            scales,
             x.binding(),
             // Unused bindings hold what is bound as read-only anyway.
             bias.map_or(x.binding(), Into::into),
             residual.map_or(x.binding(), Tensor::binding),
             y.binding(),
         ];
-        let mut constants = vec![w.format().constant()];
         let (kernel, grid) = if r.context().prefers_broadcasts() {
-            let tokens = if single { 1 } else { SUBGROUP_TOKENS };
-            constants.push(("TOKENS", tokens.into()));
             let rows = Extent::cover(part.rows, SUBGROUP_ROWS);
-            (&MATMUL_SUBGROUP, [rows, y.per_token(tokens), ONE])
-        } else if single {
-            (&MATVEC, [Extent::cover(part.rows, MATVEC_ROWS), ONE, ONE])
+            (&MATMUL_SUBGROUP, [rows, y.per_token(SUBGROUP_TOKENS), ONE])
         } else {
             (&MATMUL, [Extent::cover(part.rows, TILE), y.per_token(TILE as u32), ONE])
         };
-        r.dispatch(kernel, &constants, &params, &bindings, grid)?;
+        r.dispatch(kernel, &[w.format().constant()], &params, &bindings, grid)?;
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
-// `matmul.wgsl` and `matvec.wgsl` for adapters where a load costs far more than arithmetic: software
+// `matmul.wgsl` for adapters where a load costs far more than arithmetic: software
 // ones gather lane by lane. Weights stay in registers, four rows a thread; each lane loads one of
 // eight columns of X and broadcasts it. Needs subgroups of eight lanes.
-override TOKENS: u32 = 16u; // 1 or 16, of a workgroup
-
 const THREADS = 8u;
+const TOKENS = 16u; // of a workgroup
 const ROWS = 4u; // of W, a thread
 
 // Eight columns of four rows of W, column by column.
@@ -84,42 +83,38 @@ fn main(
             let w = four_rows(at, quarter, scales);
             let col = block * BLOCK + quarter * 8u + (lane & 7u);
             sums[0] += times(token, col, w);
-            if TOKENS == 16u {
-                sums[1] += times(token + 1u, col, w);
-                sums[2] += times(token + 2u, col, w);
-                sums[3] += times(token + 3u, col, w);
-                sums[4] += times(token + 4u, col, w);
-                sums[5] += times(token + 5u, col, w);
-                sums[6] += times(token + 6u, col, w);
-                sums[7] += times(token + 7u, col, w);
-                sums[8] += times(token + 8u, col, w);
-                sums[9] += times(token + 9u, col, w);
-                sums[10] += times(token + 10u, col, w);
-                sums[11] += times(token + 11u, col, w);
-                sums[12] += times(token + 12u, col, w);
-                sums[13] += times(token + 13u, col, w);
-                sums[14] += times(token + 14u, col, w);
-                sums[15] += times(token + 15u, col, w);
-            }
+            sums[1] += times(token + 1u, col, w);
+            sums[2] += times(token + 2u, col, w);
+            sums[3] += times(token + 3u, col, w);
+            sums[4] += times(token + 4u, col, w);
+            sums[5] += times(token + 5u, col, w);
+            sums[6] += times(token + 6u, col, w);
+            sums[7] += times(token + 7u, col, w);
+            sums[8] += times(token + 8u, col, w);
+            sums[9] += times(token + 9u, col, w);
+            sums[10] += times(token + 10u, col, w);
+            sums[11] += times(token + 11u, col, w);
+            sums[12] += times(token + 12u, col, w);
+            sums[13] += times(token + 13u, col, w);
+            sums[14] += times(token + 14u, col, w);
+            sums[15] += times(token + 15u, col, w);
         }
     }
 
     store(token, row, sums[0]);
-    if TOKENS == 16u {
-        store(token + 1u, row, sums[1]);
-        store(token + 2u, row, sums[2]);
-        store(token + 3u, row, sums[3]);
-        store(token + 4u, row, sums[4]);
-        store(token + 5u, row, sums[5]);
-        store(token + 6u, row, sums[6]);
-        store(token + 7u, row, sums[7]);
-        store(token + 8u, row, sums[8]);
-        store(token + 9u, row, sums[9]);
-        store(token + 10u, row, sums[10]);
-        store(token + 11u, row, sums[11]);
-        store(token + 12u, row, sums[12]);
-        store(token + 13u, row, sums[13]);
-        store(token + 14u, row, sums[14]);
-        store(token + 15u, row, sums[15]);
-    }
+    store(token + 1u, row, sums[1]);
+    store(token + 2u, row, sums[2]);
+    store(token + 3u, row, sums[3]);
+    store(token + 4u, row, sums[4]);
+    store(token + 5u, row, sums[5]);
+    store(token + 6u, row, sums[6]);
+    store(token + 7u, row, sums[7]);
+    store(token + 8u, row, sums[8]);
+    store(token + 9u, row, sums[9]);
+    store(token + 10u, row, sums[10]);
+    store(token + 11u, row, sums[11]);
+    store(token + 12u, row, sums[12]);
+    store(token + 13u, row, sums[13]);
+    store(token + 14u, row, sums[14]);
+    store(token + 15u, row, sums[15]);
 }

@@ -69,7 +69,8 @@ pub fn matmul_transposed(
             accumulate: (accumulate || i > 0).into(),
             pad: 0,
         };
-        let bindings = [(&part.values).into(), (&part.scales).into(), dy.binding(), dx.binding()];
+        let [values, scales] = w.planes(part);
+        let bindings = [values, scales, dy.binding(), dx.binding()];
         let (kernel, cols, tokens) = if r.context().prefers_broadcasts() {
             (&MATMUL_TRANSPOSED_SUBGROUP, SUBGROUP_COLS, SUBGROUP_TOKENS)
         } else {

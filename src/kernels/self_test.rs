@@ -9,8 +9,8 @@ use std::pin::Pin;
 use super::attention::AttentionShape;
 use super::weight::Format;
 use super::{
-    add, append, argmax, attention, check, embedding, last_row, lora, matmul, matmul_transposed,
-    optimizer, rms_norm, rope, silu_mul,
+    add, append, argmax, attention, attention_step, check, embedding, gate, last_row, lora, matmul,
+    matmul_transposed, matvec, optimizer, rms_norm, rope, silu_mul,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -82,7 +82,9 @@ pub fn quick() -> Vec<Check> {
         Check::new("rope", async |c| rope::parity(c, 3, 3, 16).await),
         Check::new("append", async |c| append::parity(c, 2, 65).await),
         Check::new("attention", async |c| attention::parity(c, &[3, 7], HEADS).await),
+        Check::new("attention_step", async |c| attention_step::parity(c, (0, 7), HEADS, 3).await),
         Check::new("silu_mul", async |c| silu_mul::parity(c, 2, 65).await),
+        Check::new("gate", async |c| gate::parity(c, 65, 3).await),
         Check::new("add", async |c| add::parity(c, 2, 65).await),
         Check::new("last_row", async |c| last_row::parity(c, 2, 65).await),
         Check::new("argmax", async |c| argmax::parity(c, &check::noise(1, 1000)).await),
@@ -91,7 +93,7 @@ pub fn quick() -> Vec<Check> {
     for format in Format::ALL {
         checks.extend([
             named("embedding", format, async move |c| embedding::parity(c, format, 5, 45).await),
-            named("matvec", format, async move |c| matmul::parity(c, format, 1, (9, 45)).await),
+            named("matvec", format, async move |c| matvec::parity(c, format, (9, 45), 3).await),
             named("matmul", format, async move |c| matmul::parity(c, format, 3, (9, 45)).await),
         ]);
     }
@@ -119,6 +121,19 @@ pub fn thorough() -> Vec<Check> {
             attention::parity(c, &[3, 1, 7], shape(9, 3, 64)).await?;
             attention::parity(c, &[65, 2], shape(2, 1, 24)).await?;
             attention::parity(c, &[66], shape(2, 2, 256)).await
+        }),
+        Check::new("attention_step", async |c| {
+            let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
+            attention_step::parity(c, (0, 0), shape(1, 1, 8), 0).await?;
+            attention_step::parity(c, (3, 70), shape(9, 3, 64), 8).await?;
+            attention_step::parity(c, (0, 64), shape(2, 1, 24), 3).await?;
+            attention_step::parity(c, (0, 63), shape(2, 2, 256), 19).await
+        }),
+        Check::new("gate", async |c| {
+            each([(1, 1), (65, 3), (600, 19)], async |(cols, rank)| {
+                gate::parity(c, cols, rank).await
+            })
+            .await
         }),
         Check::new("silu_mul", async move |c| {
             each(rows, async |(tokens, cols)| silu_mul::parity(c, tokens, cols).await).await
@@ -152,7 +167,7 @@ pub fn thorough() -> Vec<Check> {
                 .await
             }),
             named("matvec", format, async move |c| {
-                each(matrices, async |shape| matmul::parity(c, format, 1, shape).await).await
+                each(matrices, async |shape| matvec::parity(c, format, shape, 9).await).await
             }),
             named("matmul", format, async move |c| {
                 each(matrices, async |shape| matmul::parity(c, format, 33, shape).await).await

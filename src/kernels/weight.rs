@@ -13,11 +13,15 @@
 //!
 //! q8 is GGUF's Q8_0, q4 its Q4_1 with the nibbles in order; Q4_0 is the q4 with m = −8·d.
 
-use crate::gpu::{Buffer, Context};
+use crate::gpu::{Binding, Buffer, Context};
 use crate::{Error, Result};
 
 /// Columns of a block.
 pub const BLOCK: usize = 32;
+
+/// Rows that a stacked matrix begins at a multiple of: its planes then begin at multiples of 256
+/// bytes, where every device can bind them.
+const STACK_ROWS: usize = 128;
 
 /// How a [`Matrix`] stores its weights; the numbers are those of `FORMAT` in `weight.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,8 +78,10 @@ pub struct PackedRows {
 pub(super) struct Part {
     pub(super) first_row: usize,
     pub(super) rows: usize,
-    pub(super) values: Buffer,
-    pub(super) scales: Buffer,
+    /// The row of the buffers that is its first.
+    at: usize,
+    values: Buffer,
+    scales: Buffer,
 }
 
 /// A weight matrix (out, in) on the GPU; a clone shares it.
@@ -93,25 +99,66 @@ impl Matrix {
     /// # Errors
     /// [`Error::OutOfMemory`] if the device has not enough memory, or one row is over its limits.
     pub fn new(context: &Context, format: Format, rows: usize, cols: usize) -> Result<Self> {
-        let limits = context.limits();
-        let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         let blocks = cols.div_ceil(BLOCK);
         let row_bytes = blocks * format.value_bytes();
-        // An even number of rows keeps the two q8 scales of a word in one part.
-        let per_part = (most / row_bytes as u64) as usize & !1;
-        if per_part == 0 {
-            let problem = format!("two weight rows take {} bytes, a binding {most}", 2 * row_bytes);
-            return Err(Error::OutOfMemory(problem));
-        }
+        let per_part = rows_of_a_binding(context, row_bytes)?;
         let part = |first_row: usize| {
             let rows = per_part.min(rows - first_row);
             let values = context.storage("weight values", (rows * row_bytes) as u64)?;
             let scale_bytes = (rows * blocks * format.scale_bytes()) as u64;
             let scales = context.storage("weight scales", scale_bytes)?;
-            Ok(Part { first_row, rows, values, scales })
+            Ok(Part { first_row, rows, at: 0, values, scales })
         };
         let parts = (0..rows).step_by(per_part).map(part).collect::<Result<_>>()?;
         Ok(Self { format, rows, cols, parts })
+    }
+
+    /// Matrices of zeros, of so many rows each, one behind another in one buffer: what
+    /// [`Self::whole`] takes. `None` if that is more than a binding holds.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn stacked(
+        context: &Context,
+        format: Format,
+        rows: &[usize],
+        cols: usize,
+    ) -> Result<Option<Vec<Self>>> {
+        let mut end = 0;
+        let mut place = |&rows: &usize| {
+            let at = end;
+            end = (end + rows).next_multiple_of(STACK_ROWS);
+            (at, rows)
+        };
+        let places: Vec<(usize, usize)> = rows.iter().map(&mut place).collect();
+        let row_bytes = cols.div_ceil(BLOCK) * format.value_bytes();
+        if end > rows_of_a_binding(context, row_bytes)? {
+            return Ok(None);
+        }
+        let whole = Self::new(context, format, end, cols)?;
+        let of = |(at, rows)| {
+            let parts = whole.parts.iter().map(|part| Part { at, rows, ..part.clone() }).collect();
+            Self { format, rows, cols, parts }
+        };
+        Ok(Some(places.into_iter().map(of).collect()))
+    }
+
+    /// The matrix of all rows of `matrices`, which lie one behind another in one buffer, and the
+    /// row at which each begins; rows of zeros may be between them. `None` if they don't lie so.
+    pub fn whole(matrices: &[&Self]) -> Option<(Self, Vec<usize>)> {
+        let [first, ..] = matrices else { return None };
+        let [base] = &first.parts[..] else { return None };
+        let mut starts = Vec::new();
+        let mut rows = 0;
+        for matrix in matrices {
+            let [part] = &matrix.parts[..] else { return None };
+            let same = *part.values == *base.values && matrix.cols == first.cols;
+            let start = part.at.checked_sub(base.at).filter(|start| same && *start >= rows)?;
+            starts.push(start);
+            rows = start + part.rows;
+        }
+        let parts = vec![Part { rows, ..base.clone() }];
+        Some((Self { format: first.format, rows, cols: first.cols, parts }, starts))
     }
 
     /// Queues a write of whole rows from row `first` on; `first` is even.
@@ -125,7 +172,7 @@ impl Matrix {
             let end = (first + count).min(part.first_row + part.rows);
             if begin < end {
                 let (from, to) = (begin - first, end - first);
-                let at = begin - part.first_row;
+                let at = part.at + begin - part.first_row;
                 let values = &rows.values[from * value_row..to * value_row];
                 context.write(&part.values, (at * value_row) as u64, values);
                 let scales = &rows.scales[from * scale_row..to * scale_row];
@@ -167,6 +214,34 @@ impl Matrix {
 
     pub(super) fn parts(&self) -> &[Part] {
         &self.parts
+    }
+
+    /// The planes of a part, values and scales.
+    pub(super) fn planes<'a>(&self, part: &'a Part) -> [Binding<'a>; 2] {
+        let blocks = self.cols.div_ceil(BLOCK);
+        let plane = |buffer, block_bytes: usize| {
+            let row = blocks * block_bytes;
+            let bytes = (part.rows * row).next_multiple_of(4);
+            Binding::part(buffer, (part.at * row) as u64, bytes as u64)
+        };
+        [
+            plane(&part.values, self.format.value_bytes()),
+            plane(&part.scales, self.format.scale_bytes()),
+        ]
+    }
+}
+
+/// Rows of so many bytes that a binding holds: an even number, which keeps the two q8 scales of a
+/// word in one part.
+fn rows_of_a_binding(context: &Context, row_bytes: usize) -> Result<usize> {
+    let limits = context.limits();
+    let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+    match (most / row_bytes as u64) as usize & !1 {
+        0 => {
+            let problem = format!("two weight rows take {} bytes, a binding {most}", 2 * row_bytes);
+            Err(Error::OutOfMemory(problem))
+        }
+        rows => Ok(rows),
     }
 }
 
@@ -241,8 +316,8 @@ pub(super) fn noise_matrix(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernels::check::noise;
-    use crate::testing::test;
+    use crate::kernels::check::{noise, test_context};
+    use crate::testing::{async_test, test};
 
     #[test]
     fn unpacking_gives_back_what_was_packed() {
@@ -255,5 +330,24 @@ mod tests {
             let back = unpack(format, 45, &packed);
             crate::kernels::check::close("unpack", &back, &rows, tolerance, 0.0).unwrap();
         }
+    }
+    #[async_test]
+    async fn a_stack_is_one_matrix_where_a_binding_holds_it() {
+        let context = test_context().await;
+        let rows = [130, 3, 128];
+        let stacked = Matrix::stacked(&context, Format::Q4, &rows, 45).unwrap().unwrap();
+        let [a, b, c] = &stacked[..] else { panic!("{} matrices", stacked.len()) };
+        let (whole, starts) = Matrix::whole(&[a, b, c]).unwrap();
+        assert_eq!((whole.rows(), starts), (512, vec![0, 256, 384]));
+        let (last, starts) = Matrix::whole(&[b, c]).unwrap();
+        assert_eq!((last.rows(), starts), (256, vec![0, 128]));
+        assert!(Matrix::whole(&[b, a]).is_none());
+        let other = Matrix::new(&context, Format::Q4, 3, 45).unwrap();
+        assert!(Matrix::whole(&[a, &other]).is_none());
+
+        let limits = wgpu::Limits { max_storage_buffer_binding_size: 8192, ..Default::default() };
+        let options = crate::gpu::ContextOptions { limits: Some(limits), ..Default::default() };
+        let small = Context::new(&options).await.unwrap();
+        assert!(Matrix::stacked(&small, Format::Q4, &rows, 45).unwrap().is_none());
     }
 }

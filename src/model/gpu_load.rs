@@ -89,23 +89,85 @@ impl Load for GpuLoad<'_> {
     type Vector = Buffer;
 
     async fn matrix(&mut self, checkpoint: &Checkpoint, name: &str) -> Result<Matrix> {
+        let found = self.found(checkpoint, name)?;
+        let matrix = Matrix::new(&self.context, found.format, found.rows, found.cols)?;
+        self.fill(checkpoint, name, &found, &matrix).await?;
+        Ok(matrix)
+    }
+
+    /// In one buffer where a binding holds them and their formats agree, so that a decoded token
+    /// takes one dispatch for all.
+    async fn matrices(&mut self, checkpoint: &Checkpoint, names: &[String]) -> Result<Vec<Matrix>> {
+        let found = names.iter().map(|name| self.found(checkpoint, name));
+        let found: Vec<Found> = found.collect::<Result<_>>()?;
+        let same = |a: &Found, b: &Found| (a.format, a.cols) == (b.format, b.cols);
+        let stacked = match &found[..] {
+            [first, rest @ ..] if rest.iter().all(|other| same(first, other)) => {
+                let rows: Vec<usize> = found.iter().map(|found| found.rows).collect();
+                Matrix::stacked(&self.context, first.format, &rows, first.cols)?
+            }
+            _ => None,
+        };
+        let matrices = match stacked {
+            Some(matrices) => matrices,
+            None => {
+                let new = |f: &Found| Matrix::new(&self.context, f.format, f.rows, f.cols);
+                found.iter().map(new).collect::<Result<_>>()?
+            }
+        };
+        for ((name, found), matrix) in names.iter().zip(&found).zip(&matrices) {
+            self.fill(checkpoint, name, found, matrix).await?;
+        }
+        Ok(matrices)
+    }
+
+    fn vector(&mut self, values: &[f32]) -> Result<Buffer> {
+        self.context.storage_from("vector", values)
+    }
+}
+
+/// A matrix in the checkpoint and what becomes of it.
+struct Found {
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    /// In the file.
+    stored: DType,
+    /// What it is repacked from.
+    dtype: DType,
+    format: Format,
+}
+
+impl GpuLoad<'_> {
+    fn found(&self, checkpoint: &Checkpoint, name: &str) -> Result<Found> {
         let Some(info) = checkpoint.tensor(name) else {
             return Err(Error::invalid(format!("the checkpoint has no tensor `{name}`")));
         };
-        let (rows, cols) = (info.rows(), info.columns());
         let is_table = !name.contains(".layers.");
         let (format, dtype) = target(info.dtype, self.quantize, is_table);
         if dtype != info.dtype {
             tracing::info!("{name}: {} becomes {}", info.dtype.name(), dtype.name());
         }
-        let matrix = Matrix::new(&self.context, format, rows, cols)?;
+        let (rows, cols, row_bytes) = (info.rows(), info.columns(), info.row_bytes());
+        Ok(Found { rows, cols, row_bytes, stored: info.dtype, dtype, format })
+    }
+
+    /// Reads the rows of a matrix and writes them to the device.
+    async fn fill(
+        &mut self,
+        checkpoint: &Checkpoint,
+        name: &str,
+        found: &Found,
+        matrix: &Matrix,
+    ) -> Result<()> {
+        let &Found { rows, cols, row_bytes, stored, dtype, format } = found;
         // Even, as `Matrix::write_rows` asks.
-        let per_chunk = (CHUNK / info.row_bytes().max(1)).max(2) & !1;
+        let per_chunk = (CHUNK / row_bytes.max(1)).max(2) & !1;
         let mut bytes = Vec::new();
         for first in (0..rows).step_by(per_chunk) {
             let range = first..(first + per_chunk).min(rows);
             let mut packed = PackedRows::default();
-            if dtype == info.dtype {
+            if dtype == stored {
                 checkpoint.read_rows(name, range.clone(), &mut bytes).await?;
                 repack(dtype, cols, &bytes, &mut packed);
             } else {
@@ -116,17 +178,11 @@ impl Load for GpuLoad<'_> {
             }
             check_finite(checkpoint, name, format, &packed)?;
             matrix.write_rows(&self.context, first, &packed);
-            self.advance(range.len() * info.row_bytes()).await?;
+            self.advance(range.len() * row_bytes).await?;
         }
-        Ok(matrix)
+        Ok(())
     }
 
-    fn vector(&mut self, values: &[f32]) -> Result<Buffer> {
-        self.context.storage_from("vector", values)
-    }
-}
-
-impl GpuLoad<'_> {
     async fn advance(&mut self, bytes: usize) -> Result<()> {
         self.done += bytes as u64;
         self.in_flight += bytes;

@@ -5,7 +5,7 @@
 use super::{Adapter, ModelConfig, Target};
 use crate::Result;
 use crate::kernels::attention::AttentionShape;
-use crate::ops::{Linear, Ops};
+use crate::ops::{Adapted, Linear, Norm, Ops};
 
 /// A decoder's frozen weights. `M` is a matrix, `V` a vector of whoever computes.
 #[derive(Debug)]
@@ -74,20 +74,22 @@ impl<M: Clone, V: Clone> Llama<M, V> {
         let shape = self.attention_shape();
         let update = |target| adapter.and_then(|a| a.get(layer, target));
 
-        let normed = ops.rms_norm(&x, &block.input_layernorm, eps)?;
-        let q = ops.linear(&normed, &block.q_proj, update(Target::Q), None)?;
-        let k = ops.linear(&normed, &block.k_proj, update(Target::K), None)?;
-        let v = ops.linear(&normed, &block.v_proj, update(Target::V), None)?;
-        let q = ops.rope(q, shape.head_dim)?;
-        let k = ops.rope(k, shape.head_dim)?;
-        let mixed = ops.attention(layer, &q, &k, &v, shape)?;
-        let x = ops.linear(&mixed, &block.o_proj, update(Target::O), Some(&x))?;
+        let norm = Norm { weight: &block.input_layernorm, eps };
+        let layers = [
+            Adapted { layer: &block.q_proj, update: update(Target::Q) },
+            Adapted { layer: &block.k_proj, update: update(Target::K) },
+            Adapted { layer: &block.v_proj, update: update(Target::V) },
+            Adapted { layer: &block.o_proj, update: update(Target::O) },
+        ];
+        let x = ops.self_attention(layer, &x, &norm, &layers, shape)?;
 
-        let normed = ops.rms_norm(&x, &block.post_attention_layernorm, eps)?;
-        let gate = ops.linear(&normed, &block.gate_proj, update(Target::Gate), None)?;
-        let up = ops.linear(&normed, &block.up_proj, update(Target::Up), None)?;
-        let gated = ops.silu_mul(&gate, &up)?;
-        ops.linear(&gated, &block.down_proj, update(Target::Down), Some(&x))
+        let norm = Norm { weight: &block.post_attention_layernorm, eps };
+        let layers = [
+            Adapted { layer: &block.gate_proj, update: update(Target::Gate) },
+            Adapted { layer: &block.up_proj, update: update(Target::Up) },
+            Adapted { layer: &block.down_proj, update: update(Target::Down) },
+        ];
+        ops.mlp(&x, &norm, &layers)
     }
 
     /// The logits (T, vocab_size) of [`Self::hidden`]'s result.

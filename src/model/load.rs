@@ -17,6 +17,18 @@ pub trait Load {
     type Vector: Clone;
     /// Loads a matrix.
     async fn matrix(&mut self, checkpoint: &Checkpoint, name: &str) -> Result<Self::Matrix>;
+    /// Loads matrices of as many columns that are multiplied by one input.
+    async fn matrices(
+        &mut self,
+        checkpoint: &Checkpoint,
+        names: &[String],
+    ) -> Result<Vec<Self::Matrix>> {
+        let mut matrices = Vec::with_capacity(names.len());
+        for name in names {
+            matrices.push(self.matrix(checkpoint, name).await?);
+        }
+        Ok(matrices)
+    }
     /// Takes a vector.
     fn vector(&mut self, values: &[f32]) -> Result<Self::Vector>;
 }
@@ -35,45 +47,62 @@ impl<M: Clone, V: Clone> Llama<M, V> {
         let mut layers = Vec::with_capacity(config.num_hidden_layers);
         for i in 0..config.num_hidden_layers {
             let path = |name: &str| format!("model.layers.{i}.{name}");
+            let input_layernorm =
+                vector(checkpoint, loader, &path("input_layernorm.weight")).await?;
+            let of_input = ["q_proj", "k_proj", "v_proj"].map(|n| path(&format!("self_attn.{n}")));
+            let [q_proj, k_proj, v_proj] = linears(checkpoint, loader, of_input).await?;
+            let [o_proj] = linears(checkpoint, loader, [path("self_attn.o_proj")]).await?;
+            let post_attention_layernorm =
+                vector(checkpoint, loader, &path("post_attention_layernorm.weight")).await?;
+            let of_attention = [path("mlp.gate_proj"), path("mlp.up_proj")];
+            let [gate_proj, up_proj] = linears(checkpoint, loader, of_attention).await?;
+            let [down_proj] = linears(checkpoint, loader, [path("mlp.down_proj")]).await?;
             layers.push(Block {
-                input_layernorm: vector(checkpoint, loader, &path("input_layernorm.weight"))
-                    .await?,
-                q_proj: linear(checkpoint, loader, &path("self_attn.q_proj")).await?,
-                k_proj: linear(checkpoint, loader, &path("self_attn.k_proj")).await?,
-                v_proj: linear(checkpoint, loader, &path("self_attn.v_proj")).await?,
-                o_proj: linear(checkpoint, loader, &path("self_attn.o_proj")).await?,
-                post_attention_layernorm: vector(
-                    checkpoint,
-                    loader,
-                    &path("post_attention_layernorm.weight"),
-                )
-                .await?,
-                gate_proj: linear(checkpoint, loader, &path("mlp.gate_proj")).await?,
-                up_proj: linear(checkpoint, loader, &path("mlp.up_proj")).await?,
-                down_proj: linear(checkpoint, loader, &path("mlp.down_proj")).await?,
+                input_layernorm,
+                q_proj,
+                k_proj,
+                v_proj,
+                o_proj,
+                post_attention_layernorm,
+                gate_proj,
+                up_proj,
+                down_proj,
             });
         }
         let norm = vector(checkpoint, loader, "model.norm.weight").await?;
         let lm_head = match config.tie_word_embeddings {
             true => None,
-            false => Some(linear(checkpoint, loader, "lm_head").await?),
+            false => {
+                let [head] = linears(checkpoint, loader, ["lm_head".to_owned()]).await?;
+                Some(head)
+            }
         };
         Ok(Self { config, embed_tokens, layers, norm, lm_head })
     }
 }
 
-async fn linear<L: Load>(
+/// Linear layers of one input.
+async fn linears<L: Load, const N: usize>(
     checkpoint: &Checkpoint,
     loader: &mut L,
-    path: &str,
-) -> Result<Linear<L::Matrix, L::Vector>> {
-    let weight = loader.matrix(checkpoint, &format!("{path}.weight")).await?;
-    let bias = format!("{path}.bias");
-    let bias = match checkpoint.tensor(&bias) {
-        Some(_) => Some(vector(checkpoint, loader, &bias).await?),
-        None => None,
+    paths: [String; N],
+) -> Result<[Linear<L::Matrix, L::Vector>; N]> {
+    let names = paths.each_ref().map(|path| format!("{path}.weight"));
+    let weights = match &names[..] {
+        [name] => vec![loader.matrix(checkpoint, name).await?],
+        names => loader.matrices(checkpoint, names).await?,
     };
-    Ok(Linear { weight, bias })
+    let mut layers = Vec::with_capacity(N);
+    for (weight, path) in weights.into_iter().zip(&paths) {
+        let bias = format!("{path}.bias");
+        let bias = match checkpoint.tensor(&bias) {
+            Some(_) => Some(vector(checkpoint, loader, &bias).await?),
+            None => None,
+        };
+        layers.push(Linear { weight, bias });
+    }
+    let found = layers.len();
+    layers.try_into().map_err(|_| Error::invalid(format!("{found} of {N} matrices were loaded")))
 }
 
 async fn vector<L: Load>(checkpoint: &Checkpoint, loader: &mut L, name: &str) -> Result<L::Vector> {

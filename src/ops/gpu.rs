@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Linear, Lora, Ops};
+use super::{Adapted, Linear, Lora, Norm, Ops};
 use crate::gpu::{Buffer, Context, Recorder, Recording};
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::lora::{Param, lora_down, lora_up_add};
@@ -156,6 +156,13 @@ impl GpuOps {
         self.recorder.finish()
     }
 
+    /// Keys and values of a block, if there is a cache.
+    pub(super) fn cache_of(&self, layer: usize) -> Result<Option<(Buffer, Buffer)>> {
+        let Some(cache) = &self.cache else { return Ok(None) };
+        let found = cache.layers.get(layer).cloned();
+        found.map(Some).ok_or_else(|| Error::invalid(format!("the cache has no block {layer}")))
+    }
+
     /// [`Ops::linear`] into a tensor of the caller's; returns `x A` if there is an update.
     pub fn linear_into(
         &mut self,
@@ -220,17 +227,15 @@ impl Ops for GpuOps {
         shape: AttentionShape,
     ) -> Result<Tensor> {
         let out = self.pool.tensor(q.capacity(), q.cols())?;
+        let cache = self.cache_of(layer)?;
         let r = &mut self.recorder;
-        let Some(cache) = &self.cache else {
+        let Some((keys, values)) = cache else {
             attention(r, q, k.buffer(), v.buffer(), &self.tokens, shape, &out, None)?;
             return Ok(out);
         };
-        let Some((keys, values)) = cache.layers.get(layer) else {
-            return Err(Error::invalid(format!("the cache has no block {layer}")));
-        };
-        append::append(r, k, &self.tokens, keys)?;
-        append::append(r, v, &self.tokens, values)?;
-        attention(r, q, keys, values, &self.tokens, shape, &out, None)?;
+        append::append(r, k, &self.tokens, &keys)?;
+        append::append(r, v, &self.tokens, &values)?;
+        attention(r, q, &keys, &values, &self.tokens, shape, &out, None)?;
         Ok(out)
     }
 
@@ -238,5 +243,31 @@ impl Ops for GpuOps {
         let y = self.pool.tensor(gate.capacity(), gate.cols())?;
         silu_mul::silu_mul(&mut self.recorder, gate, up, &y)?;
         Ok(y)
+    }
+
+    fn self_attention(
+        &mut self,
+        layer: usize,
+        x: &Tensor,
+        norm: &Norm<'_, Buffer>,
+        layers: &[Adapted<'_, Matrix, Buffer, GpuLora>; 4],
+        shape: AttentionShape,
+    ) -> Result<Tensor> {
+        match self.attention_of_one(layer, x, norm, layers, shape)? {
+            Some(y) => Ok(y),
+            None => super::self_attention(self, layer, x, norm, layers, shape),
+        }
+    }
+
+    fn mlp(
+        &mut self,
+        x: &Tensor,
+        norm: &Norm<'_, Buffer>,
+        layers: &[Adapted<'_, Matrix, Buffer, GpuLora>; 3],
+    ) -> Result<Tensor> {
+        match self.mlp_of_one(x, norm, layers)? {
+            Some(y) => Ok(y),
+            None => super::mlp(self, x, norm, layers),
+        }
     }
 }

@@ -4,6 +4,7 @@
 //! [`Tape`] is the same recorder that remembers what the backward kernels need (training), and
 //! [`Reference`] computes on the spot, naively, on the CPU (tests).
 
+mod fused;
 mod gpu;
 mod reference;
 mod tape;
@@ -40,6 +41,27 @@ pub struct Lora<P> {
     /// DoRA's (out).
     pub magnitude: Option<P>,
 }
+
+/// A linear layer and what training adds to it.
+#[derive(Debug)]
+pub struct Adapted<'a, M, V, U> {
+    /// The frozen layer.
+    pub layer: &'a Linear<M, V>,
+    /// Its update, if it has one.
+    pub update: Option<&'a U>,
+}
+
+/// A root-mean-square normalisation.
+#[derive(Debug)]
+pub struct Norm<'a, V> {
+    /// (features)
+    pub weight: &'a V,
+    /// What is added to the mean square.
+    pub eps: f32,
+}
+
+/// [`Adapted`] for an implementation of [`Ops`].
+pub type AdaptedBy<'a, O> = Adapted<'a, <O as Ops>::Matrix, <O as Ops>::Vector, <O as Ops>::Update>;
 
 /// What a decoder is made of. Tensors are (T, features) over the tokens of one replay; which
 /// tokens those are, and at which positions, the implementation was told beforehand.
@@ -90,4 +112,63 @@ pub trait Ops {
 
     /// `silu(gate) · up`, element by element.
     fn silu_mul(&mut self, gate: &Self::Tensor, up: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// The first half of a block: `x + o(attention(q(n), k(n), v(n)))` of the normalised x, with
+    /// rotated queries and keys. `layers` are q, k, v and o. What it means is [`self_attention`].
+    fn self_attention(
+        &mut self,
+        layer: usize,
+        x: &Self::Tensor,
+        norm: &Norm<'_, Self::Vector>,
+        layers: &[AdaptedBy<'_, Self>; 4],
+        shape: AttentionShape,
+    ) -> Result<Self::Tensor> {
+        self_attention(self, layer, x, norm, layers, shape)
+    }
+
+    /// The second half of a block: `x + down(silu(gate(n)) · up(n))` of the normalised x. `layers` are
+    /// gate, up and down. What it means is [`mlp`].
+    fn mlp(
+        &mut self,
+        x: &Self::Tensor,
+        norm: &Norm<'_, Self::Vector>,
+        layers: &[AdaptedBy<'_, Self>; 3],
+    ) -> Result<Self::Tensor> {
+        mlp(self, x, norm, layers)
+    }
+}
+
+/// [`Ops::self_attention`] in the basic operations.
+pub fn self_attention<O: Ops + ?Sized>(
+    ops: &mut O,
+    layer: usize,
+    x: &O::Tensor,
+    norm: &Norm<'_, O::Vector>,
+    layers: &[AdaptedBy<'_, O>; 4],
+    shape: AttentionShape,
+) -> Result<O::Tensor> {
+    let [q, k, v, o] = layers;
+    let normed = ops.rms_norm(x, norm.weight, norm.eps)?;
+    let queries = ops.linear(&normed, q.layer, q.update, None)?;
+    let keys = ops.linear(&normed, k.layer, k.update, None)?;
+    let values = ops.linear(&normed, v.layer, v.update, None)?;
+    let queries = ops.rope(queries, shape.head_dim)?;
+    let keys = ops.rope(keys, shape.head_dim)?;
+    let mixed = ops.attention(layer, &queries, &keys, &values, shape)?;
+    ops.linear(&mixed, o.layer, o.update, Some(x))
+}
+
+/// [`Ops::mlp`] in the basic operations.
+pub fn mlp<O: Ops + ?Sized>(
+    ops: &mut O,
+    x: &O::Tensor,
+    norm: &Norm<'_, O::Vector>,
+    layers: &[AdaptedBy<'_, O>; 3],
+) -> Result<O::Tensor> {
+    let [gate, up, down] = layers;
+    let normed = ops.rms_norm(x, norm.weight, norm.eps)?;
+    let gates = ops.linear(&normed, gate.layer, gate.update, None)?;
+    let ups = ops.linear(&normed, up.layer, up.update, None)?;
+    let gated = ops.silu_mul(&gates, &ups)?;
+    ops.linear(&gated, down.layer, down.update, Some(x))
 }

@@ -3,8 +3,8 @@
 use crate::common::*;
 use engram::formats::Bytes;
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
-use engram::generate::Engine;
-use engram::model::{AdapterTensors, AnyAdapter};
+use engram::generate::{Decoder, Engine, Forward};
+use engram::model::{AdapterTensors, AnyAdapter, Quantize, Target};
 
 async fn adapter(folder: &str) -> AdapterTensors {
     let file = |name: &str| golden_bytes(&format!("{folder}/{name}"));
@@ -53,6 +53,38 @@ async fn adapted_logits_are_those_of_peft() {
     decoder.prefill(start).unwrap();
     decoder.advance(*end).unwrap();
     assert_near(&decoder.logits().await.unwrap(), last);
+}
+
+/// Whichever layers of a block are adapted, in any weight format.
+#[async_test]
+async fn steps_with_any_layers_adapted_are_the_full_forward() {
+    let context = context().await;
+    let checkpoint = open_folder("tiny").await;
+    for quantize in [Quantize::F32, Quantize::F16, Quantize::Q8_0, Quantize::Q4_0] {
+        let model = on_gpu(&context, &load(&context, &checkpoint, Some(quantize)).await);
+        let config = model.config().clone();
+        for kept in
+            [&[Target::Q, Target::V][..], &[Target::K, Target::O, Target::Up], &[Target::Down]]
+        {
+            let all = hash_adapter(&config, 1..3, 3, 2.0, 0.2);
+            let some = all.iter().filter(|(_, target, _)| kept.contains(target));
+            let some = some.map(|(layer, target, lora)| ((layer, target), lora.clone()));
+            let adapter = AnyAdapter::Lora(AdapterTensors::new(some));
+            let adapter = model.load_adapter("some", &adapter).unwrap();
+            let ids: Vec<u32> = (0..9).map(|i| i * 37 % 160).collect();
+            let mut forward = Forward::new(&model, Some(&adapter), ids.len()).unwrap();
+            forward.run(&ids).unwrap();
+            let full = forward.logits(0, ids.len()).await.unwrap();
+            let mut decoder = Decoder::new(&model, Some(&adapter)).unwrap();
+            assert!(decoder.dispatches_per_token().unwrap() <= 3 * 6 + 4);
+            decoder.prefill(&ids[..1]).unwrap();
+            for (id, expected) in ids.iter().zip(full.chunks_exact(160)).skip(1) {
+                decoder.advance(*id).unwrap();
+                let found = decoder.logits().await.unwrap();
+                assert_close(&format!("{quantize:?}, {kept:?}"), &found, expected, 1e-4);
+            }
+        }
+    }
 }
 
 #[async_test]

@@ -6,7 +6,7 @@ use crate::lora_grads::{Case, assert_loss};
 use crate::tokenizer::{template, tokenizer};
 use engram::data::tokens::Encode;
 use engram::generate::{Engine, GpuModel};
-use engram::model::GpuAdapter;
+use engram::model::{AnyAdapter, GpuAdapter};
 use engram::text::Message;
 
 /// Two logits closer than this may change places in f32.
@@ -90,6 +90,43 @@ async fn greedy_continuations_are_those_of_transformers() {
         }
     }
     eprintln!("{ties} of {} steps went the other way in a tie", 32 * cases.len());
+}
+
+#[async_test]
+async fn a_decoded_token_takes_few_dispatches_and_makes_nothing_on_the_device() {
+    let engine = real_engine().await;
+    let GpuModel { context, llama } = engine.model().gpu().unwrap();
+    let tensors = hash_adapter(&llama.config, 14..30, 8, 20.0, 0.01);
+    let adapter = engine.load_adapter("hash", &AnyAdapter::Lora(tensors)).unwrap();
+    for (adapter, most) in [(None, 160), (Some(&adapter), 200)] {
+        let mut decoder = engine.decoder(adapter).unwrap();
+        let dispatches = decoder.dispatches_per_token().unwrap();
+        assert!(dispatches <= most, "{dispatches} dispatches, at most {most} are right");
+        decoder.prefill(&[1, 2, 3]).unwrap();
+        let made = || (context.memory().allocations(), context.bind_groups());
+        let before = made();
+        decoder.advance_greedy(8).await.unwrap();
+        decoder.advance(4).unwrap();
+        assert_eq!(made(), before);
+    }
+}
+
+#[async_test]
+async fn decoding_with_an_adapter_is_the_full_forward() {
+    let engine = real_engine().await;
+    let tensors = hash_adapter(engine.config(), 14..30, 8, 20.0, 0.01);
+    let adapter = engine.load_adapter("hash", &AnyAdapter::Lora(tensors)).unwrap();
+    let ids = Golden::open("real_logits.safetensors").u32("input_ids");
+    let ids = &ids[..12];
+    let vocab = engine.config().vocab_size;
+    let full = engine.logits_all(ids, Some(&adapter)).await.unwrap();
+    let mut decoder = engine.decoder(Some(&adapter)).unwrap();
+    decoder.prefill(&ids[..4]).unwrap();
+    for (t, &id) in ids.iter().enumerate().skip(4) {
+        decoder.advance(id).unwrap();
+        let expected = &full[t * vocab..][..vocab];
+        assert_close(&format!("token {t}"), &decoder.logits().await.unwrap(), expected, 1e-3);
+    }
 }
 
 #[async_test]
