@@ -10,12 +10,12 @@ use wasm_bindgen::prelude::*;
 use super::blob::ModelFiles;
 use super::clock;
 use super::engine::{adapter_files, to_array};
+use super::support;
 use super::trainer::{batches, merged};
 use super::value::to_js;
 use crate::burn::{AdapterKind, Bottleneck, BurnModel, Device, DoraModule, LoraModule, fresh};
 use crate::formats::adapter::write_named;
 use crate::generate::{Engine, Model};
-use crate::gpu::{Context, ContextOptions};
 use crate::model::AnyAdapter;
 use crate::train::{
     AdapterType, BurnLearner, Event, Learner as _, TrainConfig, TrainData, Trainer,
@@ -65,8 +65,7 @@ pub async fn train_by_burn(
     let config = merged(config)?;
     config.check()?;
     let checkpoint = ModelFiles::from_js(&files)?.open().await?;
-    let options = ContextOptions { whole_adapter: true, ..Default::default() };
-    let device = Device::wgpu(&Context::new(&options).await?)?;
+    let device = Device::wgpu(&support::require_whole().await?)?;
     let engine = Engine::load_burn(&device, &checkpoint, &mut |_, _| Ok(())).await?;
     let Model::Burn(model) = engine.model() else {
         return Err(Error::invalid("the model is not on the burn engine").into());

@@ -2,7 +2,8 @@
 //!
 //! cubecl registers its intermediate representation through `inventory`, by constructors that a
 //! linker for a library without an entry point has to run somewhere: unless something calls them,
-//! it wraps every export so that each call from JavaScript runs them all again.
+//! it wraps every export so that each call from JavaScript runs them all again. That took 160 µs a
+//! call; now one takes less than 2 (`docs/performance.md`).
 
 use wasm_bindgen::prelude::*;
 

@@ -58,16 +58,19 @@ pub async fn check_support() -> Result<JsValue, JsValue> {
     Ok(to_js(&support)?)
 }
 
+/// The browser's WebGPU, or why there is none.
+fn webgpu() -> Result<JsValue, (&'static str, String)> {
+    get(&js_sys::global(), "navigator").and_then(|n| get(&n, "gpu")).ok_or((
+        "no-webgpu",
+        "This browser has no WebGPU, or the page is not served over https or from localhost. \
+         Chrome and Edge 113, Safari 26 and Firefox 141 have it, or newer."
+            .into(),
+    ))
+}
+
 /// A device, or why there is none.
 pub(super) async fn open() -> Result<(Context, DeviceInfo), (&'static str, String)> {
-    let Some(gpu) = get(&js_sys::global(), "navigator").and_then(|n| get(&n, "gpu")) else {
-        return Err((
-            "no-webgpu",
-            "This browser has no WebGPU, or the page is not served over https or from localhost. \
-             Chrome and Edge 113, Safari 26 and Firefox 141 have it, or newer."
-                .into(),
-        ));
-    };
+    let gpu = webgpu()?;
     if Context::adapters().await.is_empty() {
         return Err((
             "no-adapter",
@@ -92,6 +95,14 @@ pub(super) async fn require() -> Result<(Context, DeviceInfo), JsValue> {
     open().await.map_err(|(code, message)| coded(code, &message))
 }
 
+/// A device with all that its adapter has, as burn needs it.
+#[cfg(feature = "burn-wgpu")]
+pub(super) async fn require_whole() -> Result<Context, JsValue> {
+    webgpu().map_err(|(code, message)| coded(code, &message))?;
+    let options = ContextOptions { whole_adapter: true, ..Default::default() };
+    Ok(Context::new(&options).await?)
+}
+
 /// The adapter's name: its description where the browser gives one, else vendor and architecture.
 async fn adapter_name(gpu: &JsValue) -> Option<String> {
     let info = get(&adapter(gpu).await?, "info")?;
@@ -101,9 +112,7 @@ async fn adapter_name(gpu: &JsValue) -> Option<String> {
 }
 
 async fn features() -> Vec<String> {
-    let Some(gpu) = get(&js_sys::global(), "navigator").and_then(|n| get(&n, "gpu")) else {
-        return Vec::new();
-    };
+    let Ok(gpu) = webgpu() else { return Vec::new() };
     let found = adapter(&gpu).await.and_then(|adapter| get(&adapter, "features"));
     let has = |name: &&str| {
         let Some(set) = &found else { return false };

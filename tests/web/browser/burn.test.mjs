@@ -12,8 +12,8 @@ assert(
     existsSync(join(ROOT, "www/pkg-burn/engram_wasm_bg.wasm")),
     "www/pkg-burn: run scripts/package --burn first",
 );
-/** What a call from JavaScript may take, microseconds; one that runs burn's constructors takes far more. */
-const MOST_PER_CALL = 50;
+/** What a call from JavaScript may take, microseconds: 0.5 is usual, 160 if it runs burn's constructors. */
+const MOST_PER_CALL = 10;
 
 const EXAMPLES = [
     { text: "The capital of Canada is Ottawa." },
@@ -39,36 +39,38 @@ test("burn and our own kernels give the same losses in a page", async t => {
     const page = await open(await browser.newContext(), `${server.origin}/blank.html`);
 
     const burn = await page.evaluate(async ({ train, config }) => {
-        // What is asked of the browser, counted.
-        const asked = { adapters: 0, devices: 0 };
-        const gpu = /** @type {any} */ (globalThis).GPU.prototype;
-        const adapter = /** @type {any} */ (globalThis).GPUAdapter.prototype;
-        const { requestAdapter } = gpu;
-        const { requestDevice } = adapter;
-        gpu.requestAdapter = function (/** @type {any[]} */ ...rest) {
-            asked.adapters++;
-            return requestAdapter.apply(this, rest);
+        /** How often each is called. @type {Record<string, number>} */
+        const asked = {};
+        const count = (/** @type {any} */ prototype, /** @type {string} */ name) => {
+            const method = prototype[name];
+            asked[name] = 0;
+            prototype[name] = function (/** @type {any[]} */ ...rest) {
+                asked[name]++;
+                return method.apply(this, rest);
+            };
         };
-        adapter.requestDevice = function (/** @type {any[]} */ ...rest) {
-            asked.devices++;
-            return requestDevice.apply(this, rest);
-        };
+        const { GPU, GPUAdapter } = /** @type {any} */ (globalThis);
+        count(GPU.prototype, "requestAdapter");
+        count(GPUAdapter.prototype, "requestDevice");
         const began = performance.now();
         const module = await import(String("/pkg-burn/engram_wasm.js"));
         await module.default();
         const ready = performance.now();
+        // Milliseconds of a thousand calls; the best of three, since other programs run too.
+        let perCall = Infinity;
+        for (let round = 0; round < 3; round++) {
+            const start = performance.now();
+            for (let i = 0; i < 500; i++) new module.Sha256().free();
+            perCall = Math.min(perCall, performance.now() - start);
+        }
+        const called = performance.now();
         const blob = await (await fetch("/model.gguf")).blob();
         const files = [{ name: "engram-tiny.gguf", blob }];
         const training = await module.trainByBurn(files, "engram-tiny", { train }, config);
         const trained = performance.now();
-        const calls = 1000;
-        for (let i = 0; i < calls; i++) new module.Sha256().free();
-        const perCall = ((performance.now() - trained) * 1e3) / (2 * calls);
-        const adapter_files = training.adapter.map((/** @type {{ name: string }} */ file) => file.name);
-        const seconds = [ready - began, trained - ready].map(ms => ms / 1e3);
-        gpu.requestAdapter = requestAdapter;
-        adapter.requestDevice = requestDevice;
-        return { ...training, adapter: adapter_files, asked, perCall, seconds };
+        const names = training.adapter.map((/** @type {{ name: string }} */ file) => file.name);
+        const seconds = [ready - began, trained - called].map(ms => ms / 1e3);
+        return { ...training, adapter: names, asked: { ...asked }, perCall, seconds };
     }, { train: EXAMPLES, config: CONFIG });
 
     const ours = await page.evaluate(async ({ train, config }) => {
@@ -77,17 +79,19 @@ test("burn and our own kernels give the same losses in a page", async t => {
         const trainer = await Trainer.create(engine, { train }, config);
         const reports = [];
         for await (const step of trainer.run()) if (step.kind === "report") reports.push(step);
+        const { trainableParameters } = trainer;
         await engine.dispose();
-        return { reports, trainableParameters: trainer.trainableParameters };
+        return { reports, trainableParameters };
     }, { train: EXAMPLES, config: CONFIG });
 
-    const last = burn.reports.at(-1);
+    const [first, last] = [burn.reports[0], burn.reports.at(-1)];
+    const [later, own] = [(last.seconds - first.seconds) / 9, ours.reports.at(-1).seconds / 10];
     t.diagnostic(`${burn.device}; module, training: ${burn.seconds.map(s => s.toFixed(1)).join(", ")} s`);
-    t.diagnostic(`first and mean step: ${burn.reports[0].seconds.toFixed(2)}, ${(last.seconds / 10).toFixed(2)} s`);
+    t.diagnostic(`first step ${first.seconds.toFixed(1)}, later ${later.toFixed(2)}, ours ${own.toFixed(2)} s`);
     t.diagnostic(`a call: ${burn.perCall.toFixed(2)} µs`);
     t.diagnostic(`losses: ${burn.reports.map(r => r.loss.toFixed(4)).join(" ")}`);
 
-    assert.deepEqual(burn.asked, { adapters: 1, devices: 1 });
+    assert.deepEqual(burn.asked, { requestAdapter: 1, requestDevice: 1 });
     assert.equal(burn.trainableParameters, ours.trainableParameters);
     assert.deepEqual(burn.adapter, ["adapters.safetensors", "adapter_config.json"]);
     assert.equal(burn.reports.length, 10);
@@ -100,6 +104,6 @@ test("burn and our own kernels give the same losses in a page", async t => {
         assert.ok(Math.abs(gradientNorm - own.gradientNorm) < most,
             `norm ${iteration}: ${gradientNorm}, our kernels ${own.gradientNorm}`);
     }
-    assert.ok(last.loss < burn.reports[0].loss, "it learnt nothing");
+    assert.ok(last.loss < first.loss, "it learnt nothing");
     assert.ok(burn.perCall < MOST_PER_CALL, `a call takes ${burn.perCall} µs: the constructors run again`);
 });
