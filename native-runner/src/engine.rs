@@ -1,6 +1,6 @@
 //! Which engine computes, and why.
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 #[cfg(feature = "burn")]
 use engram::burn;
 use engram::gpu::{AdapterSummary, Context};
@@ -101,12 +101,12 @@ fn on_wgpu(global: &Global) -> Result<Chosen> {
 
 #[cfg(all(feature = "burn", not(feature = "burn-wgpu")))]
 fn on_wgpu(_: &Global) -> Result<Chosen> {
-    bail!("this program was built without burn-wgpu: build it with `--features burn-wgpu`")
+    anyhow::bail!("this program was built without burn-wgpu: build it with `--features burn-wgpu`")
 }
 
 #[cfg(not(feature = "burn"))]
 fn burn_on(_: &Global) -> Result<Chosen> {
-    bail!("this program was built without burn: build it with `--features burn`")
+    anyhow::bail!("this program was built without burn: build it with `--features burn`")
 }
 
 #[cfg(test)]
