@@ -3,8 +3,8 @@
 use crate::common::*;
 use engram::formats::Bytes;
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
-use engram::generate::{Decoder, Engine, Forward};
-use engram::model::{AdapterTensors, AnyAdapter, Quantize, Target};
+use engram::generate::{Decoder, Engine, Forward, GpuModel, LoadedAdapter};
+use engram::model::{AdapterTensors, AnyAdapter, GpuAdapter, Quantize, Target};
 
 async fn adapter(folder: &str) -> AdapterTensors {
     let file = |name: &str| golden_bytes(&format!("{folder}/{name}"));
@@ -85,6 +85,34 @@ async fn steps_with_any_layers_adapted_are_the_full_forward() {
             }
         }
     }
+}
+
+/// Training writes into the buffer that a decoder's recordings have bound.
+#[async_test]
+async fn a_decoder_sees_its_adapter_change() {
+    let engine = tiny().await;
+    let GpuModel { context, llama } = engine.model().gpu().unwrap();
+    let of = |scale_of_b| {
+        let tensors = hash_adapter(&llama.config, 0..3, 4, 2.0, scale_of_b);
+        GpuAdapter::upload(context, &tensors).unwrap()
+    };
+    let (early, late) = (of(0.0), of(0.3));
+    let after = async |decoder: &mut Decoder| {
+        decoder.prefill(&[1, 2]).unwrap();
+        decoder.advance(3).unwrap();
+        decoder.logits().await.unwrap()
+    };
+    let decoder = |adapter: &GpuAdapter| {
+        let adapter = LoadedAdapter::Gpu(adapter.clone());
+        Decoder::new(engine.model(), Some(&adapter)).unwrap()
+    };
+    let expected = after(&mut decoder(&late)).await;
+    let mut alive = decoder(&early);
+    assert!(nmse(&after(&mut alive).await, &expected) > 1e-4);
+    let trained: Vec<f32> = context.read(&late.parameters, 0, late.count).await.unwrap();
+    context.write(&early.parameters, 0, bytemuck::cast_slice(&trained));
+    alive.truncate(0);
+    assert_eq!(after(&mut alive).await, expected);
 }
 
 #[async_test]

@@ -108,6 +108,7 @@ async fn a_decoded_token_takes_few_dispatches_and_makes_nothing_on_the_device() 
         decoder.advance_greedy(8).await.unwrap();
         decoder.advance(4).unwrap();
         assert_eq!(made(), before);
+        eprintln!("{dispatches} dispatches a token");
     }
 }
 
