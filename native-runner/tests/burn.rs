@@ -100,11 +100,10 @@ fn every_adapter_type_learns_is_saved_and_loaded() {
         [("rslora", "peft"), ("dora", "mlx"), ("dora", "peft"), ("bottleneck", "peft")]
     {
         let folder: PathBuf = root.path().join(format!("{kind}-{format}"));
-        let settings =
-            "--num-layers -1 --iters 30 --learning-rate 1e-2 --rank 4 --steps-per-eval 30";
+        let settings = "--num-layers -1 --learning-rate 1e-2 --rank 4 --steps-per-eval 30";
         let mut options: Vec<&str> = settings.split_whitespace().collect();
         options.extend(["--adapter-type", kind, "--format", format]);
-        stdout(train(&folder, &options).output().unwrap());
+        stdout(train(&folder, &[&options[..], &["--iters", "30"]].concat()).output().unwrap());
         let losses = losses(&folder, "val_loss");
         assert!(losses.len() == 2 && losses[1] < losses[0] - 0.1, "{kind}: {losses:?}");
         let adapter = ["--adapter-path", folder.to_str().unwrap()];
@@ -117,11 +116,12 @@ fn every_adapter_type_learns_is_saved_and_loaded() {
             "rslora" => assert!(ours.status.success()),
             _ => assert!(error(ours).contains("--engine burn")),
         }
-        // It is where another run begins, whose first validation is the last one's.
+        // It is where another run begins: one update later than the last validation.
         let on = root.path().join(format!("{kind}-{format}-on"));
         let init = ["--init-adapter", folder.to_str().unwrap(), "--iters", "1"];
         stdout(train(&on, &[&options[..], &init].concat()).output().unwrap());
-        assert!(self::losses(&on, "val_loss")[0] < losses[1], "{kind}");
+        let begun = self::losses(&on, "val_loss")[0];
+        assert!((begun - losses[1]).abs() < 0.5 * (losses[0] - losses[1]), "{kind}: {begun}");
     }
 }
 

@@ -57,7 +57,6 @@ impl Start {
             config.adapter_type != AdapterType::Bottleneck || options.format != Some(Format::Mlx),
             "MLX-LM has no files of a bottleneck adapter; leave out --format mlx"
         );
-        config.check_model(engine.config())?;
         let initial = match &options.init_adapter {
             Some(folder) => {
                 let adapter = adapter::read_folder(folder)?;
@@ -69,6 +68,7 @@ impl Start {
             }
             None => None,
         };
+        config.check_model(engine.config())?;
         let (train, valid) = data(engine, options, &config, terminal)?;
         let data = TrainData::new(train, valid, engine.config())?;
         Ok(Self { config, data, initial, checkpoint })
