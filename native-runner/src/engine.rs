@@ -5,7 +5,9 @@ use anyhow::{Result, ensure};
 use engram::burn;
 use engram::gpu::{AdapterSummary, Context};
 
-use crate::cli::{DeviceChoice, EngineChoice, Global};
+#[cfg(feature = "burn")]
+use crate::cli::DeviceChoice;
+use crate::cli::{EngineChoice, Global};
 use crate::terminal::Terminal;
 
 /// An engine and where it computes.

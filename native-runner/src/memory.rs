@@ -29,8 +29,10 @@ pub fn peak(engine: &Engine) -> Option<Peak> {
 
 /// Forgets the peak so far, where it is ours to forget.
 pub fn reset_peak(engine: &Engine) {
-    if let Model::Gpu(gpu) = engine.model() {
-        gpu.context.memory().reset_peak();
+    match engine.model() {
+        Model::Gpu(gpu) => gpu.context.memory().reset_peak(),
+        #[cfg(feature = "burn")]
+        Model::Burn(_) => {}
     }
 }
 

@@ -122,7 +122,7 @@ pub fn with_parameters<A: AdapterKind>(adapter: &Adapter<A>, flat: &Tensor<1>) -
             let (id, old, mapper) = param.consume();
             let begin = self.at;
             self.at += old.shape().num_elements();
-            let new = self.flat.clone().slice([begin..self.at]).reshape(old.shape());
+            let new = self.flat.clone().slice(begin..self.at).reshape(old.shape());
             let new = match old.is_autodiff() {
                 true => new.autodiff().require_grad(),
                 false => new,

@@ -64,7 +64,7 @@ impl Packed {
         Self {
             ids: Tensor::from_data(TensorData::new(wanted, [ids.len()]), device.burn()),
             rotation: rotation(device, start..end, rope_table, head_dim),
-            sequences: vec![start..end],
+            sequences: std::iter::once(start..end).collect(),
             masks: vec![causal(device, ids.len(), end)],
         }
     }
@@ -250,7 +250,7 @@ impl Ops for BurnOps<'_> {
             return Ok(attend(q.clone(), by_head(k), by_head(v), mask.as_ref(), shape));
         }
         let parts = sequences.iter().zip(masks).map(|(rows, mask)| {
-            let part = |x: &Tensor<2>| x.clone().slice([rows.clone()]);
+            let part = |x: &Tensor<2>| x.clone().slice(rows.clone());
             attend(part(q), by_head(&part(k)), by_head(&part(v)), mask.as_ref(), shape)
         });
         Ok(Tensor::cat(parts.collect(), 0))

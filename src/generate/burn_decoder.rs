@@ -62,7 +62,7 @@ impl BurnDecoder {
             let mut ops = BurnOps::with_cache(&batch, &mut self.cache);
             let hidden = llama.hidden(&mut ops, adapter)?;
             if begin + chunk.len() == start + ids.len() {
-                let last = hidden.slice([chunk.len() - 1..chunk.len()]);
+                let last = hidden.slice(chunk.len() - 1..chunk.len());
                 self.logits = Some(llama.logits(&mut ops, &last)?);
             }
         }
@@ -125,7 +125,7 @@ impl BurnForward {
         let Some((batch, hidden)) = &self.done else {
             return Err(Error::invalid("nothing was computed yet; run a text first"));
         };
-        let rows = hidden.clone().slice([first..first + count]);
+        let rows = hidden.clone().slice(first..first + count);
         read(self.model.llama.logits(&mut BurnOps::new(batch), &rows)?).await
     }
 }

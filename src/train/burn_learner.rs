@@ -131,7 +131,7 @@ impl<A: AdapterKind> BurnLearner<A> {
         let mut loss = Tensor::zeros([1], self.model.device.burn());
         let mut parts = Vec::new();
         for (rows, targets) in self.chunks(batch) {
-            let leaf = x.clone().slice([rows]).autodiff().require_grad();
+            let leaf = x.clone().slice(rows).autodiff().require_grad();
             let part = self.head_loss(ops, &leaf, targets)?;
             let gradients = part.backward();
             loss = loss + part.inner();
@@ -273,7 +273,7 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
             let mut ops = BurnOps::new(&packed);
             let hidden = self.model.llama.hidden(&mut ops, Some(&plain))?;
             for (rows, targets) in self.chunks(&batch) {
-                let part = self.head_loss(&mut ops, &hidden.clone().slice([rows]), targets)?;
+                let part = self.head_loss(&mut ops, &hidden.clone().slice(rows), targets)?;
                 sum += f64::from(read(part).await?[0]);
             }
         }
