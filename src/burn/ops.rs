@@ -31,7 +31,15 @@ pub struct Packed {
 impl Packed {
     /// Sequences one after another, without a cache: a sequence is a run of tokens with the same
     /// first key. `rope_table` is [`rope_table`](crate::model::rope_table)'s for every position.
-    pub fn new(device: &Device, tokens: &[Token], rope_table: &[f32], head_dim: usize) -> Self {
+    ///
+    /// # Errors
+    /// A position beyond the table.
+    pub fn new(
+        device: &Device,
+        tokens: &[Token],
+        rope_table: &[f32],
+        head_dim: usize,
+    ) -> Result<Self> {
         let mut sequences: Vec<Range<usize>> = Vec::new();
         for (row, token) in tokens.iter().enumerate() {
             match sequences.last_mut().filter(|last| last.start == token.first_key as usize) {
@@ -43,30 +51,33 @@ impl Packed {
         let masks = masks.collect();
         let ids: Vec<i32> = tokens.iter().map(|token| token.id as i32).collect();
         let positions = tokens.iter().map(|token| token.position as usize);
-        Self {
+        Ok(Self {
             ids: Tensor::from_data(TensorData::new(ids, [tokens.len()]), device.burn()),
-            rotation: rotation(device, positions, rope_table, head_dim),
+            rotation: rotation(device, positions, rope_table, head_dim)?,
             sequences,
             masks,
-        }
+        })
     }
 
     /// One sequence that goes on from `start` tokens in a cache.
+    ///
+    /// # Errors
+    /// A position beyond the table.
     pub fn after(
         device: &Device,
         ids: &[u32],
         start: usize,
         rope_table: &[f32],
         head_dim: usize,
-    ) -> Self {
+    ) -> Result<Self> {
         let end = start + ids.len();
         let wanted: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        Self {
+        Ok(Self {
             ids: Tensor::from_data(TensorData::new(wanted, [ids.len()]), device.burn()),
-            rotation: rotation(device, start..end, rope_table, head_dim),
+            rotation: rotation(device, start..end, rope_table, head_dim)?,
             sequences: std::iter::once(start..end).collect(),
             masks: vec![causal(device, ids.len(), end)],
-        }
+        })
     }
 }
 
@@ -86,18 +97,22 @@ fn rotation(
     positions: impl Iterator<Item = usize>,
     rope_table: &[f32],
     head_dim: usize,
-) -> [Tensor<3>; 2] {
+) -> Result<[Tensor<3>; 2]> {
     let (mut cos, mut sin) = (Vec::new(), Vec::new());
     for position in positions {
-        for pair in rope_table[position * head_dim..][..head_dim].chunks_exact(2) {
+        let row = rope_table.get(position * head_dim..(position + 1) * head_dim);
+        let row = row.ok_or_else(|| {
+            Error::invalid(format!("position {position} is beyond the table of rotations"))
+        })?;
+        for pair in row.chunks_exact(2) {
             cos.push(pair[0]);
             sin.push(pair[1]);
         }
     }
     let half = head_dim / 2;
     let rows = cos.len() / half.max(1);
-    [cos, sin]
-        .map(|values| Tensor::from_data(TensorData::new(values, [rows, 1, half]), device.burn()))
+    Ok([cos, sin]
+        .map(|values| Tensor::from_data(TensorData::new(values, [rows, 1, half]), device.burn())))
 }
 
 /// Keys and values of the tokens so far, for every block: (kv_heads, capacity, head_dim) each.

@@ -58,7 +58,7 @@ impl BurnDecoder {
         let adapter = self.adapter.as_ref().map(|adapter| &adapter.0);
         let head_dim = llama.config.head_dim;
         for (begin, chunk) in (start..).step_by(CHUNK).zip(ids.chunks(CHUNK)) {
-            let batch = Packed::after(device, chunk, begin, &self.rope_table, head_dim);
+            let batch = Packed::after(device, chunk, begin, &self.rope_table, head_dim)?;
             let mut ops = BurnOps::with_cache(&batch, &mut self.cache);
             let hidden = llama.hidden(&mut ops, adapter)?;
             if begin + chunk.len() == start + ids.len() {
@@ -114,7 +114,7 @@ impl BurnForward {
     pub(super) fn run(&mut self, tokens: &[Token]) -> Result<()> {
         let BurnModel { device, llama } = &*self.model;
         let table = rope_table(&llama.config, tokens.len());
-        let batch = Packed::new(device, tokens, &table, llama.config.head_dim);
+        let batch = Packed::new(device, tokens, &table, llama.config.head_dim)?;
         let adapter = self.adapter.as_ref().map(|adapter| &adapter.0);
         let hidden = llama.hidden(&mut BurnOps::new(&batch), adapter)?;
         self.done = Some((batch, hidden));

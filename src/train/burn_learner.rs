@@ -81,9 +81,9 @@ impl<A: AdapterKind> BurnLearner<A> {
     /// The weighted loss of `batch`, added up, and the gradients of every parameter, flat.
     ///
     /// # Errors
-    /// What the device reports.
+    /// A sequence longer than there is room for; what the device reports.
     pub fn loss_and_gradients(&self, batch: &Batch) -> Result<(Tensor<1>, Tensor<1>)> {
-        let (llama, packed) = (&self.model.llama, self.pack(batch));
+        let (llama, packed) = (&self.model.llama, self.pack(batch)?);
         let mut ops = BurnOps::new(&packed);
         let trained = BurnAdapter::of(&self.adapter).0;
         let blocks = 0..llama.layers.len();
@@ -164,7 +164,7 @@ impl<A: AdapterKind> BurnLearner<A> {
         (0..).step_by(rows).zip(targets).map(|(first, part)| (first..first + part.len(), part))
     }
 
-    fn pack(&self, batch: &Batch) -> Packed {
+    fn pack(&self, batch: &Batch) -> Result<Packed> {
         let head_dim = self.model.llama.config.head_dim;
         Packed::new(&self.model.device, &batch.tokens, &self.rope_table, head_dim)
     }
@@ -269,7 +269,7 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
         let plain = BurnAdapter::of(&Adapter::new(plain)).0;
         let mut sum = 0.0;
         for batch in batches {
-            let packed = self.pack(&batch);
+            let packed = self.pack(&batch)?;
             let mut ops = BurnOps::new(&packed);
             let hidden = self.model.llama.hidden(&mut ops, Some(&plain))?;
             for (rows, targets) in self.chunks(&batch) {

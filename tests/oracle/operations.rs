@@ -235,7 +235,7 @@ async fn by_kernels(context: &Context, operation: Operation, dy: &[f32]) -> [Vec
 /// The same by burn.
 async fn by_burn(operation: Operation, dy: &[f32]) -> [Vec<f32>; 2] {
     let place = OnBurn(Device::cpu());
-    let packed = Packed::new(&place.0, &tokens(), &table(), HEAD_DIM);
+    let packed = Packed::new(&place.0, &tokens(), &table(), HEAD_DIM).unwrap();
     let mut ops = BurnOps::new(&packed);
     let x = operation.input(&mut ops, &place).unwrap();
     let leaf = x.inner().autodiff().require_grad();
