@@ -42,7 +42,7 @@ pub struct Options {
     #[arg(long)]
     skip_demo: bool,
 
-    /// Less of everything, to see it run; the default on a software adapter
+    /// Less of everything, to see it run; the default by our kernels on a software adapter
     #[arg(long, conflicts_with = "full")]
     quick: bool,
 
