@@ -9,7 +9,8 @@ import { ROOT } from "./harness.mjs";
 const run = promisify(execFile);
 
 /**
- * Runs `engram` (`$ENGRAM_BIN`, or the one that cargo builds) and gives its standard output.
+ * Runs `engram` (`$ENGRAM_BIN`, or the one that cargo builds) on the page's engine and gives its
+ * standard output.
  *
  * @param {...string} args
  */
@@ -18,5 +19,5 @@ export async function engram(...args) {
         ? [process.env.ENGRAM_BIN, []]
         : ["cargo", ["run", "--locked", "--quiet", "-p", "engram-native", "--"]];
     const options = { cwd: ROOT, maxBuffer: 1 << 26 };
-    return (await run(program, [...before, ...args], options)).stdout;
+    return (await run(program, [...before, "--engine", "wgpu", ...args], options)).stdout;
 }
