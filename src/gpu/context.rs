@@ -484,7 +484,7 @@ fn choose<'a>(adapters: &'a [wgpu::Adapter], wanted: Option<&str>) -> Result<&'a
     by_index
         .or_else(|| adapters.iter().find(|a| a.get_info().name.to_lowercase().contains(&lower)))
         .ok_or_else(|| {
-            let names: Vec<String> = adapters.iter().map(|a| a.get_info().name).collect();
+            let names: Vec<String> = adapters.iter().map(|a| summary(a).name).collect();
             Error::Gpu(format!("no adapter `{wanted}`; there are: {}", names.join(", ")))
         })
 }
