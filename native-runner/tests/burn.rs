@@ -121,6 +121,10 @@ fn every_adapter_type_learns_is_saved_and_loaded() {
         let init = ["--init-adapter", folder.to_str().unwrap(), "--iters", "1"];
         stdout(train(&on, &[&options[..], &init].concat()).output().unwrap());
         let begun = self::losses(&on, "val_loss")[0];
+        let other = ["--adapter-type", kind, "--init-adapter", folder.to_str().unwrap()];
+        let other = [&other[..], &["--num-layers", "-1", "--rank", "3"]].concat();
+        let refused = error(train(&root.path().join("no"), &other).output().unwrap());
+        assert!(refused.contains("--rank"), "{refused}");
         assert!((begun - losses[1]).abs() < 0.5 * (losses[0] - losses[1]), "{kind}: {begun}");
     }
 }

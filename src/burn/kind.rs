@@ -161,6 +161,14 @@ pub(crate) fn parameter_names<A: Module>(update: &A) -> Vec<(String, usize)> {
     names.found
 }
 
+/// Whether both adapt the same layers by parameters of the same sizes.
+pub fn same_shape<A: AdapterKind>(one: &Adapter<A>, other: &Adapter<A>) -> bool {
+    let shape = |adapter: &Adapter<A>| -> Vec<_> {
+        adapter.iter().map(|(l, t, update)| (l, t, parameter_names(update))).collect()
+    };
+    shape(one) == shape(other)
+}
+
 /// A linear layer's path in the model.
 fn module_path(layer: usize, target: Target) -> String {
     format!("model.layers.{layer}.{}", target.path())

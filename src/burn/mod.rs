@@ -22,7 +22,7 @@ pub use device::Device;
 pub use dora::DoraModule;
 pub(crate) use kind::parameter_names;
 pub use kind::{
-    AdapterKind, FrozenLinear, LinearUpdate, flat_gradients, flat_parameters, fresh,
+    AdapterKind, FrozenLinear, LinearUpdate, flat_gradients, flat_parameters, fresh, same_shape,
     with_parameters,
 };
 pub use load::BurnModel;

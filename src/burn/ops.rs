@@ -9,7 +9,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::{Device, FrozenLinear, LinearUpdate};
 use crate::data::token::Token;
 use crate::kernels::attention::AttentionShape;
-use crate::ops::{Linear, Ops};
+use crate::ops::Ops;
 use crate::{Error, Result};
 
 /// What the scores of keys that a token may not see are lowered by.
@@ -157,18 +157,16 @@ impl BurnCache {
         rows: Range<usize>,
         new: [Tensor<3>; 2],
     ) -> Result<[Tensor<3>; 2]> {
-        let slot = self.layers.get_mut(layer);
-        let Some((slot, held)) = slot.and_then(|slot| slot.take().map(|held| (layer, held))) else {
+        let Some([keys, values]) = self.layers.get_mut(layer).and_then(Option::take) else {
             return Err(Error::invalid(format!("the cache has no block {layer}")));
         };
-        let [keys, values] = held;
         let [new_keys, new_values] = new;
         let [heads, _, dim] = new_keys.dims();
         let place = [0..heads, rows.clone(), 0..dim];
         let keys = keys.slice_assign(place.clone(), new_keys);
         let values = values.slice_assign(place, new_values);
         let seen = [&keys, &values].map(|all| all.clone().slice([0..heads, 0..rows.end, 0..dim]));
-        self.layers[slot] = Some([keys, values]);
+        self.layers[layer] = Some([keys, values]);
         Ok(seen)
     }
 }
@@ -299,11 +297,4 @@ fn attend(
     let weights = softmax(scores, 3).reshape([kv_heads, group * rows, seen]);
     let mixed = weights.matmul(values).reshape([kv_heads, group, rows, head_dim]);
     mixed.permute([2, 0, 1, 3]).reshape([rows, features])
-}
-
-/// A frozen layer of plain tensors, for the types below.
-impl From<Tensor<2>> for FrozenLinear {
-    fn from(weight: Tensor<2>) -> Self {
-        Linear { weight, bias: None }
-    }
 }

@@ -13,8 +13,8 @@ use super::learner::{Learner, LearnerState, TrainStep};
 use super::trainer::Room;
 use crate::Result;
 use crate::burn::{
-    AdapterKind, BottleneckConfig, BurnAdapter, BurnModel, BurnOps, LoraConfig, Packed,
-    flat_gradients, flat_parameters, parameter_names, read, with_parameters,
+    AdapterKind, BottleneckConfig, BurnAdapter, BurnModel, BurnOps, LinearUpdate, LoraConfig,
+    Packed, flat_gradients, flat_parameters, parameter_names, read, with_parameters,
 };
 use crate::data::batch::Batch;
 use crate::data::token::Target;
@@ -83,41 +83,46 @@ impl<A: AdapterKind> BurnLearner<A> {
     /// # Errors
     /// A sequence longer than there is room for; what the device reports.
     pub fn loss_and_gradients(&self, batch: &Batch) -> Result<(Tensor<1>, Tensor<1>)> {
+        if self.config.grad_checkpoint {
+            return self.block_by_block(batch);
+        }
+        let (llama, packed) = (&self.model.llama, self.pack(batch)?);
+        let mut ops = BurnOps::new(&packed);
+        let x = llama.hidden(&mut ops, Some(&BurnAdapter::of(&self.adapter).0))?;
+        let (loss, dx) = self.head_gradient(&mut ops, &x, batch)?;
+        let gradients = (x * dx).sum().backward();
+        Ok((loss, self.flatten(|_| Some(&gradients))))
+    }
+
+    /// The same, keeping only each block's input: its graph is made again on the way down.
+    fn block_by_block(&self, batch: &Batch) -> Result<(Tensor<1>, Tensor<1>)> {
         let (llama, packed) = (&self.model.llama, self.pack(batch)?);
         let mut ops = BurnOps::new(&packed);
         let trained = BurnAdapter::of(&self.adapter).0;
-        let blocks = 0..llama.layers.len();
-        let mut by_layer: Vec<Option<Gradients>> = blocks.clone().map(|_| None).collect();
+        let plain = self.plain();
+        let mut inputs = Vec::new();
         let mut x = ops.embedding(&llama.embed_tokens)?;
-        let whole = if self.config.grad_checkpoint {
-            // Only each block's input is kept; its graph is made again on the way down.
-            let plain = self.adapter.iter().map(|(l, t, update)| ((l, t), update.valid()));
-            let plain = BurnAdapter::of(&Adapter::new(plain)).0;
-            let mut inputs = Vec::new();
-            for layer in blocks {
-                inputs.push(x.clone());
-                x = llama.block(&mut ops, layer, x, Some(&plain))?;
-            }
-            let leaf = x.autodiff().require_grad();
-            let (loss, mut dy) = self.head_gradient(&mut ops, &leaf, batch)?;
-            let first = self.adapter.first_layer().unwrap_or(inputs.len());
-            for (layer, input) in inputs.into_iter().enumerate().skip(first).rev() {
-                let leaf = input.autodiff().require_grad();
-                let y = llama.block(&mut ops, layer, leaf.clone(), Some(&trained))?;
-                let gradients = (y * dy).sum().backward();
-                dy = leaf.grad(&gradients).unwrap_or_else(|| leaf.inner().zeros_like());
-                by_layer[layer] = Some(gradients);
-            }
-            return Ok((loss, self.flatten(|layer| by_layer[layer].as_ref())));
-        } else {
-            for layer in blocks {
-                x = llama.block(&mut ops, layer, x, Some(&trained))?;
-            }
-            let (loss, dx) = self.head_gradient(&mut ops, &x, batch)?;
-            (loss, (x * dx).sum().backward())
-        };
-        let (loss, gradients) = whole;
-        Ok((loss, self.flatten(|_| Some(&gradients))))
+        for layer in 0..llama.layers.len() {
+            inputs.push(x.clone());
+            x = llama.block(&mut ops, layer, x, Some(&plain))?;
+        }
+        let (loss, mut dy) = self.head_gradient(&mut ops, &x, batch)?;
+        let first = self.adapter.first_layer().unwrap_or(inputs.len());
+        let mut by_layer: Vec<Option<Gradients>> = inputs.iter().map(|_| None).collect();
+        for (layer, input) in inputs.into_iter().enumerate().skip(first).rev() {
+            let leaf = input.autodiff().require_grad();
+            let y = llama.block(&mut ops, layer, leaf.clone(), Some(&trained))?;
+            let gradients = (y * dy).sum().backward();
+            dy = leaf.grad(&gradients).unwrap_or_else(|| leaf.inner().zeros_like());
+            by_layer[layer] = Some(gradients);
+        }
+        Ok((loss, self.flatten(|layer| by_layer[layer].as_ref())))
+    }
+
+    /// The updates outside of autodiff.
+    fn plain(&self) -> Adapter<Rc<dyn LinearUpdate>> {
+        let plain = self.adapter.iter().map(|(l, t, update)| ((l, t), update.valid()));
+        BurnAdapter::of(&Adapter::new(plain)).0
     }
 
     /// The loss of the hidden states `x` (T, hidden_size) after the last block, and its gradient.
@@ -265,8 +270,7 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
     }
 
     async fn loss(&mut self, batches: Vec<Batch>) -> Result<f32> {
-        let plain = self.adapter.iter().map(|(l, t, update)| ((l, t), update.valid()));
-        let plain = BurnAdapter::of(&Adapter::new(plain)).0;
+        let plain = self.plain();
         let mut sum = 0.0;
         for batch in batches {
             let packed = self.pack(&batch)?;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 #[cfg(feature = "burn")]
-use engram::burn::{AdapterKind, BurnModel, fresh};
+use engram::burn::{AdapterKind, BurnModel, fresh, same_shape};
 use engram::data::batch::BatchSet;
 use engram::data::{jsonl, tokens};
 use engram::generate::{Engine, GpuModel};
@@ -93,13 +93,17 @@ impl Start {
         A::Config: for<'a> From<&'a TrainConfig>,
     {
         let (config, kind) = (&self.config, A::Config::from(&self.config));
-        let adapter = match &self.initial {
-            Some((name, adapter)) => A::load(model, name, adapter)?,
-            None => {
-                let (layers, targets) = (config.layers(&model.llama.config)?, config.targets()?);
-                fresh::<A>(model, layers, &targets, &kind, config.seed)?
-            }
-        };
+        let (layers, targets) = (config.layers(&model.llama.config)?, config.targets()?);
+        let mut adapter = fresh::<A>(model, layers, &targets, &kind, config.seed)?;
+        if let Some((name, initial)) = &self.initial {
+            let loaded = A::load(model, name, initial)?;
+            ensure!(
+                same_shape(&loaded, &adapter),
+                "{name}: has other layers or another size than the settings; give the adapter's \
+                 --num-layers, --keys and --rank"
+            );
+            adapter = loaded;
+        }
         let learner = BurnLearner::new(model, adapter, kind, self.data.room(), config);
         self.with(learner)
     }
