@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["burn"],
     &["generate", "train"],
     &["eval"],
+    &["bench"],
     &["web"],
 ];
 

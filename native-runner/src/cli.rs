@@ -43,6 +43,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "TYPE")]
     pub quantize: Option<Quantize>,
 
+    /// Take safe variants of the kernels, without trying at an adapter's first use which are fastest
+    #[arg(long, global = true)]
+    pub no_autotune: bool,
+
     /// Log more: -v what is done, -vv details
     #[arg(short, long, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
     pub verbose: u8,
@@ -86,6 +90,13 @@ pub enum Quantize {
     /// 4 bits; embedding and head 8
     #[value(name = "q4_0")]
     Q4_0,
+}
+
+impl Quantize {
+    /// As it is written.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 impl From<Quantize> for engram::model::Quantize {

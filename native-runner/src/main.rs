@@ -14,6 +14,7 @@ mod source;
 mod staged;
 mod table;
 mod terminal;
+mod variants;
 
 use std::process::ExitCode;
 

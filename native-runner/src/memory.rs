@@ -12,9 +12,16 @@ pub struct Peak {
     what: &'static str,
 }
 
+impl Peak {
+    /// What it is of.
+    pub fn what(&self) -> String {
+        format!("peak {}", self.what)
+    }
+}
+
 impl fmt::Display for Peak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "peak {} {:.1} MB", self.what, self.bytes as f64 / 1e6)
+        write!(f, "{} {:.1} MB", self.what(), self.bytes as f64 / 1e6)
     }
 }
 

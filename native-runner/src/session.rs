@@ -15,18 +15,31 @@ use crate::interrupt;
 use crate::self_test;
 use crate::source::{self, FileSource, ModelFiles};
 use crate::terminal::Terminal;
+use crate::variants;
 
 /// Opens the device that the options name.
 pub fn open_device(global: &Global) -> Result<Context> {
-    let options = ContextOptions { adapter: global.adapter.clone(), ..Default::default() };
-    Ok(pollster::block_on(Context::new(&options))?)
+    Ok(pollster::block_on(Context::new(&device_options(global)))?)
+}
+
+fn device_options(global: &Global) -> ContextOptions {
+    ContextOptions { adapter: global.adapter.clone(), ..Default::default() }
 }
 
 /// Finds the model, opens the device and loads the one onto the other.
 pub fn load_engine(global: &Global) -> Result<Engine> {
-    let terminal = Terminal::new(global);
     // Whatever is wrong with the choice shows before the model is fetched.
-    let chosen = engine::choose(global, terminal)?;
+    let chosen = engine::choose(global, Terminal::new(global))?;
+    load_on(global, chosen, false)
+}
+
+/// [`load_engine`] on a GPU that measures what each dispatch takes.
+pub fn load_engine_to_profile(global: &Global) -> Result<Engine> {
+    load_on(global, Chosen::Wgpu, true)
+}
+
+fn load_on(global: &Global, chosen: Chosen, profile: bool) -> Result<Engine> {
+    let terminal = Terminal::new(global);
     let checkpoint = open_checkpoint(&source::resolve(&global.model, terminal)?)?;
     let mut meter = None;
     let mut on_progress = |done, total| {
@@ -38,10 +51,14 @@ pub fn load_engine(global: &Global) -> Result<Engine> {
     };
     let mut engine = match chosen {
         Chosen::Wgpu => {
-            let context = open_device(global)?;
+            let options = ContextOptions { profile, ..device_options(global) };
+            let context = pollster::block_on(Context::new(&options))?;
             let adapter = context.adapter();
             terminal.note(format_args!("{} ({})", adapter.name, adapter.backend));
             self_test::on_new_adapter(&context)?;
+            if !global.no_autotune {
+                variants::choose(&context, terminal)?;
+            }
             let quantize = global.quantize.map(Quantize::from);
             let engine = Engine::load(&context, &checkpoint, quantize, &mut on_progress);
             pollster::block_on(engine)?

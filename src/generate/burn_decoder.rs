@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use burn::tensor::Tensor;
 
+use super::sampling::Sampling;
 use crate::burn::{BurnAdapter, BurnCache, BurnModel, BurnOps, Packed, read};
 use crate::data::token::Token;
 use crate::model::rope_table;
@@ -21,6 +22,7 @@ pub(super) struct BurnDecoder {
     adapter: Option<Rc<BurnAdapter>>,
     cache: BurnCache,
     rope_table: Vec<f32>,
+    sampling: Sampling,
     /// (1, vocab_size)
     logits: Option<Tensor<2>>,
 }
@@ -39,8 +41,13 @@ impl BurnDecoder {
                 llama.attention_shape(),
             ),
             rope_table: rope_table(&llama.config, capacity),
+            sampling: Sampling::default(),
             logits: None,
         }
+    }
+
+    pub(super) fn set_sampling(&mut self, sampling: &Sampling) {
+        self.sampling = sampling.clone();
     }
 
     pub(super) fn reserve(&mut self, tokens: usize) -> Result<()> {
@@ -53,15 +60,16 @@ impl BurnDecoder {
         Ok(())
     }
 
-    pub(super) fn prompt(&mut self, start: usize, ids: &[u32]) -> Result<()> {
+    /// Computes the tokens of `text` from `start` on, and what follows the last of them.
+    pub(super) fn prompt(&mut self, text: &[u32], start: usize) -> Result<()> {
         let BurnModel { device, llama } = &*self.model;
         let adapter = self.adapter.as_ref().map(|adapter| &adapter.0);
         let head_dim = llama.config.head_dim;
-        for (begin, chunk) in (start..).step_by(CHUNK).zip(ids.chunks(CHUNK)) {
+        for (begin, chunk) in (start..).step_by(CHUNK).zip(text[start..].chunks(CHUNK)) {
             let batch = Packed::after(device, chunk, begin, &self.rope_table, head_dim)?;
             let mut ops = BurnOps::with_cache(&batch, &mut self.cache);
             let hidden = llama.hidden(&mut ops, adapter)?;
-            if begin + chunk.len() == start + ids.len() {
+            if begin + chunk.len() == text.len() {
                 let last = hidden.slice(chunk.len() - 1..chunk.len());
                 self.logits = Some(llama.logits(&mut ops, &last)?);
             }
@@ -69,8 +77,8 @@ impl BurnDecoder {
         Ok(())
     }
 
-    pub(super) fn step(&mut self, id: u32, position: usize) -> Result<()> {
-        self.prompt(position, &[id])
+    pub(super) fn step(&mut self, text: &[u32]) -> Result<()> {
+        self.prompt(text, text.len() - 1)
     }
 
     pub(super) async fn logits(&self) -> Result<Vec<f32>> {
@@ -80,20 +88,19 @@ impl BurnDecoder {
         }
     }
 
-    /// Of equals the first, as the kernels have it.
-    pub(super) async fn pick(&self, _position: usize) -> Result<u32> {
-        let logits = self.logits().await?;
-        let better = |best: usize, i: usize| if logits[i] > logits[best] { i } else { best };
-        Ok((0..logits.len()).reduce(better).unwrap_or(0) as u32)
+    pub(super) async fn pick(&self, text: &[u32]) -> Result<u32> {
+        self.sampling.choose(&self.logits().await?, text)
     }
 
-    pub(super) async fn follow(&mut self, position: usize, count: usize) -> Result<Vec<u32>> {
-        let mut picks = vec![self.pick(position).await?];
-        for position in position..position + count {
-            self.step(picks[picks.len() - 1], position)?;
-            picks.push(self.pick(position + 1).await?);
+    pub(super) async fn follow(&mut self, text: &[u32], count: usize) -> Result<Vec<u32>> {
+        let mut text = text.to_vec();
+        let first = text.len();
+        text.push(self.pick(&text).await?);
+        for _ in 0..count {
+            self.step(&text)?;
+            text.push(self.pick(&text).await?);
         }
-        Ok(picks)
+        Ok(text.split_off(first))
     }
 }
 

@@ -1,9 +1,11 @@
-//! Tokens in, logits and greedy picks out, over a KV cache.
+//! Tokens in, logits and chosen tokens out, over a KV cache.
 
 #[cfg(feature = "burn")]
 use super::burn_decoder::BurnDecoder;
 use super::gpu_decoder::{GpuDecoder, PICKS};
 use super::model::{LoadedAdapter, Model};
+use super::sampling::Sampling;
+use crate::kernels::kv::KvType;
 use crate::model::ModelConfig;
 use crate::{Error, Result};
 
@@ -14,6 +16,7 @@ pub struct Decoder {
     config: ModelConfig,
     /// Tokens whose keys and values are in the cache.
     history: Vec<u32>,
+    sampling: Sampling,
 }
 
 /// Who holds the cache and computes.
@@ -36,15 +39,23 @@ macro_rules! on {
 }
 
 impl Decoder {
-    /// A decoder with an empty cache.
+    /// A decoder with an empty cache, on a GPU in half-precision floats.
     ///
     /// # Errors
     /// Too little memory; an adapter that was loaded for another engine.
     pub fn new(model: &Model, adapter: Option<&LoadedAdapter>) -> Result<Self> {
+        Self::with_cache(model, adapter, KvType::default())
+    }
+
+    /// [`Self::new`] with a cache of this type; burn's is always of [`KvType::F32`].
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_cache(model: &Model, adapter: Option<&LoadedAdapter>, kv: KvType) -> Result<Self> {
         let device = match model {
             Model::Gpu(gpu) => {
                 let adapter = adapter.map(LoadedAdapter::gpu).transpose()?;
-                Device::Gpu(Box::new(GpuDecoder::new(gpu, adapter)?))
+                Device::Gpu(Box::new(GpuDecoder::new(gpu, adapter, kv)?))
             }
             #[cfg(feature = "burn")]
             Model::Burn(burn) => {
@@ -52,7 +63,20 @@ impl Decoder {
                 Device::Burn(Box::new(BurnDecoder::new(burn, adapter)))
             }
         };
-        Ok(Self { device, config: model.config().clone(), history: Vec::new() })
+        let (config, history) = (model.config().clone(), Vec::new());
+        Ok(Self { device, config, history, sampling: Sampling::default() })
+    }
+
+    /// How tokens are chosen from the next [`Self::prefill`] or [`Self::advance`] on; greedily, if
+    /// this is never called.
+    ///
+    /// # Errors
+    /// As [`Sampling::check`].
+    pub fn set_sampling(&mut self, sampling: &Sampling) -> Result<()> {
+        sampling.check()?;
+        self.sampling = sampling.clone();
+        on!(&mut self.device, decoder => decoder.set_sampling(sampling));
+        Ok(())
     }
 
     /// Tokens in the cache.
@@ -88,8 +112,8 @@ impl Decoder {
         let kept = known.min(ids.len() - 1);
         self.history.truncate(kept);
         let rest = &ids[kept..];
-        on!(&mut self.device, decoder => decoder.prompt(kept, rest))?;
         self.history.extend(rest);
+        on!(&mut self.device, decoder => decoder.prompt(&self.history, kept))?;
         Ok(rest.len())
     }
 
@@ -98,47 +122,66 @@ impl Decoder {
         on!(&self.device, decoder => decoder.logits().await)
     }
 
-    /// The most likely token after the context.
+    /// The token chosen after the context: the most likely one, or by [`Self::set_sampling`].
+    ///
+    /// # Errors
+    /// [`Error::Gpu`] if no logit is a number.
     pub async fn pick(&self) -> Result<u32> {
-        on!(&self.device, decoder => decoder.pick(self.history.len()).await)
+        on!(&self.device, decoder => decoder.pick(&self.history).await)
     }
 
     /// Appends `id` to the context and computes what follows.
     pub fn advance(&mut self, id: u32) -> Result<()> {
         check_ids(&self.config, &[id])?;
         self.reserve(self.history.len() + 1)?;
-        on!(&mut self.device, decoder => decoder.step(id, self.history.len()))?;
         self.history.push(id);
-        Ok(())
+        on!(&mut self.device, decoder => decoder.step(&self.history))
     }
 
-    /// Decodes greedily: appends [`Self::pick`] and the picks after it, `count` tokens in all in one
-    /// submit, and returns them. What the caller does not want it takes back by
-    /// [`Self::truncate`].
+    /// Appends [`Self::pick`] and the picks after it, `count` tokens in all in one submit, and
+    /// returns them. What the caller does not want it takes back by [`Self::truncate`].
     ///
     /// # Errors
-    /// [`Error::ContextOverflow`]; `count` is at most [`Self::MOST_GREEDY`].
-    pub async fn advance_greedy(&mut self, count: usize) -> Result<Vec<u32>> {
+    /// [`Error::ContextOverflow`]; `count` is at most [`Self::MOST_PICKS`].
+    pub async fn extend(&mut self, count: usize) -> Result<Vec<u32>> {
         let mut picks = self.follow(count).await?;
         picks.truncate(count);
         Ok(picks)
     }
 
-    /// [`Self::advance_greedy`], and after its picks the one that is not in the context yet.
+    /// [`Self::extend`], and after its picks the one that is not in the context yet.
     pub(super) async fn follow(&mut self, count: usize) -> Result<Vec<u32>> {
-        if count == 0 || count > Self::MOST_GREEDY {
-            let most = Self::MOST_GREEDY;
+        if count == 0 || count > Self::MOST_PICKS {
+            let most = Self::MOST_PICKS;
             return Err(Error::invalid(format!("1 to {most} tokens at a time, not {count}")));
         }
         self.reserve(self.history.len() + count)?;
-        let first = self.history.len();
-        let picks = on!(&mut self.device, decoder => decoder.follow(first, count).await)?;
+        let picks = on!(&mut self.device, decoder => decoder.follow(&self.history, count).await)?;
         self.history.extend(&picks[..count]);
         Ok(picks)
     }
 
-    /// Most tokens of one [`Self::advance_greedy`].
-    pub const MOST_GREEDY: usize = PICKS / 2;
+    /// Seconds by `clock` that the host takes to encode and submit `count` picks, and none where
+    /// nothing is recorded. Their tokens are lost, so that [`Self::prefill`] comes next.
+    pub(crate) fn encoding_seconds(
+        &mut self,
+        count: usize,
+        clock: &dyn Fn() -> f64,
+    ) -> Result<Option<f64>> {
+        self.reserve(self.history.len() + count)?;
+        match &mut self.device {
+            Device::Gpu(decoder) => {
+                let began = clock();
+                decoder.submit(count)?;
+                Ok(Some(clock() - began))
+            }
+            #[cfg(feature = "burn")]
+            Device::Burn(_) => Ok(None),
+        }
+    }
+
+    /// Most tokens of one [`Self::extend`].
+    pub const MOST_PICKS: usize = PICKS / 2;
 
     /// Forgets all but the first `length` tokens of the context. What follows them is unknown until
     /// the next [`Self::prefill`] or [`Self::advance`].

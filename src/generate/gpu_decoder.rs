@@ -8,24 +8,32 @@
 use std::rc::Rc;
 
 use super::model::GpuModel;
-use crate::Result;
+use super::sampling::{Sampling, check_pick};
 use crate::gpu::{Buffer, Recording, Step};
-use crate::kernels::{Tensor, Token, argmax::argmax, last_row::last_row};
+use crate::kernels::kv::KvType;
+use crate::kernels::last_row::last_row;
+use crate::kernels::sample::{Choice, GREEDY, sample, seen_bits, seen_words};
+use crate::kernels::{Tensor, Token};
 use crate::model::{Adapter, rope_table};
 use crate::ops::{GpuLora, GpuOps, KvCache, Ops};
+use crate::{Error, Result};
 
 /// Most prompt tokens in one replay.
 const CHUNK: usize = 128;
 /// The cache grows by that many tokens.
 const CACHE_STEP: usize = 256;
-/// Greedy picks the host can fall behind by.
+/// Picks that the host can fall behind by.
 pub(super) const PICKS: usize = 64;
 
 /// Recordings and what they work on.
 #[derive(Debug)]
 pub(super) struct GpuDecoder {
     parts: Parts,
-    cached: Cached,
+    cache: KvCache,
+    /// Made anew when the cache grows; none if there was too little memory for that.
+    recordings: Option<Recordings>,
+    /// Whether the choice of a token depends on those before it.
+    penalises: bool,
 }
 
 /// What the recordings are made of.
@@ -38,14 +46,14 @@ struct Parts {
     prompt_tokens: Buffer,
     /// The one token of the next decode replay.
     next_token: Buffer,
+    sampling: Buffer,
+    seen: Buffer,
     picks: Buffer,
     logits: Tensor,
 }
 
-/// What is made anew when the cache grows.
 #[derive(Debug)]
-struct Cached {
-    cache: KvCache,
+struct Recordings {
     prompt: Recording,
     head: Recording,
     decode: Recording,
@@ -53,7 +61,11 @@ struct Cached {
 
 impl GpuDecoder {
     /// An empty cache.
-    pub(super) fn new(model: &GpuModel, adapter: Option<&Rc<Adapter<GpuLora>>>) -> Result<Self> {
+    pub(super) fn new(
+        model: &GpuModel,
+        adapter: Option<&Rc<Adapter<GpuLora>>>,
+        kv: KvType,
+    ) -> Result<Self> {
         let GpuModel { context, llama } = model;
         let uniform = || context.uniform("step", size_of::<Step>() as u64);
         let (prompt_step, single_step) = (uniform()?, uniform()?);
@@ -66,58 +78,70 @@ impl GpuDecoder {
             single_step,
             prompt_tokens: context.storage("prompt tokens", (CHUNK * size_of::<Token>()) as u64)?,
             next_token: context.storage("next token", size_of::<Token>() as u64)?,
+            sampling: context.storage_from("sampling", &[GREEDY])?,
+            seen: context.storage("seen", (seen_words(llama.config.vocab_size) * 4) as u64)?,
             picks: context.storage("picks", (PICKS * 4) as u64)?,
             logits: Tensor::new(context, 1, llama.config.vocab_size)?,
         };
         let capacity = CACHE_STEP.min(llama.config.max_position_embeddings);
-        let cache = KvCache::new(context, llama.layers.len(), capacity, llama.attention_shape())?;
-        let cached = parts.record(cache)?;
-        Ok(Self { parts, cached })
+        let (blocks, shape) = (llama.layers.len(), llama.attention_shape());
+        let cache = KvCache::new(context, blocks, capacity, shape, kv)?;
+        let recordings = Some(parts.record(&cache)?);
+        Ok(Self { parts, cache, recordings, penalises: false })
     }
 
     /// Dispatches of one decoded token.
     pub(super) fn dispatches_per_token(&self) -> usize {
-        self.cached.decode.len()
+        self.recordings.as_ref().map_or(0, |recordings| recordings.decode.len())
     }
 
     /// Makes room for `tokens` tokens, which the model's context has.
     pub(super) fn reserve(&mut self, tokens: usize) -> Result<()> {
-        if tokens <= self.cached.cache.capacity() {
+        if tokens <= self.cache.capacity() && self.recordings.is_some() {
             return Ok(());
         }
         let GpuModel { context, llama } = &self.parts.model;
         let limit = llama.config.max_position_embeddings;
-        let capacity = tokens.next_multiple_of(CACHE_STEP).min(limit);
-        let cache = self.cached.cache.grown(context, capacity, llama.attention_shape())?;
-        self.cached = self.parts.record(cache)?;
-        Ok(())
+        let capacity = tokens.next_multiple_of(CACHE_STEP).min(limit).max(self.cache.capacity());
+        // They hold the old cache.
+        self.recordings = None;
+        let grown = self.cache.grow(context, capacity);
+        self.recordings = Some(self.parts.record(&self.cache)?);
+        grown
     }
 
-    /// Computes `ids` at the positions from `start` on, and what follows the last of them.
-    pub(super) fn prompt(&mut self, start: usize, ids: &[u32]) -> Result<()> {
+    fn recordings(&self) -> Result<&Recordings> {
+        let missing = || Error::OutOfMemory("there was no room for the decoder".into());
+        self.recordings.as_ref().ok_or_else(missing)
+    }
+
+    /// From the next token that is computed on.
+    pub(super) fn set_sampling(&mut self, sampling: &Sampling) {
+        self.penalises = sampling.repeat_penalty != 1.0;
+        let params = sampling.params();
+        self.parts.model.context.write(&self.parts.sampling, 0, bytemuck::bytes_of(&params));
+    }
+
+    /// Computes the tokens of `text` from `start` on, and what follows the last of them.
+    pub(super) fn prompt(&mut self, text: &[u32], start: usize) -> Result<()> {
         let context = &self.parts.model.context;
-        for (begin, chunk) in (start..).step_by(CHUNK).zip(ids.chunks(CHUNK)) {
+        for (begin, chunk) in (start..).step_by(CHUNK).zip(text[start..].chunks(CHUNK)) {
             let token = |(position, &id)| one_token(id, position);
             let tokens: Vec<Token> = (begin..).zip(chunk).map(token).collect();
             let step = Step { tokens: chunk.len() as u32, ..Default::default() };
             context.write(&self.parts.prompt_tokens, 0, bytemuck::cast_slice(&tokens));
             context.write(&self.parts.prompt_step, 0, bytemuck::bytes_of(&step));
-            self.cached.prompt.submit(step.tokens, 1);
-            context.check()?;
+            self.recordings()?.prompt.submit(step.tokens, 1)?;
         }
-        if let Some(&last) = ids.last() {
-            // The head picks the token after this one.
-            self.set_next(last, start + ids.len() - 1);
-            self.cached.head.submit(1, 1);
-        }
-        context.check()
+        // The head picks the token after this one.
+        self.set_next(text);
+        self.recordings()?.head.submit(1, 1)
     }
 
-    /// Computes the token `id` at `position`, and what follows it.
-    pub(super) fn step(&mut self, id: u32, position: usize) -> Result<()> {
-        self.set_next(id, position);
-        self.cached.decode.submit(1, 1);
-        self.parts.model.context.check()
+    /// Computes the last token of `text`, and what follows it.
+    pub(super) fn step(&mut self, text: &[u32]) -> Result<()> {
+        self.set_next(text);
+        self.recordings()?.decode.submit(1, 1)
     }
 
     /// The logits (vocab_size) of what follows.
@@ -126,27 +150,39 @@ impl GpuDecoder {
         self.parts.model.context.read(logits.buffer(), 0, logits.cols()).await
     }
 
-    /// The most likely token at `position`, which is the first one not computed.
-    pub(super) async fn pick(&self, position: usize) -> Result<u32> {
-        Ok(self.read_picks(position, 1).await?[0])
+    /// The token chosen after `text`, which was computed.
+    pub(super) async fn pick(&self, text: &[u32]) -> Result<u32> {
+        Ok(self.read_picks(text.len(), 1).await?[0])
     }
 
-    /// Computes the most likely tokens at `count` positions from `position`, the first one not
-    /// computed, and returns them with the one after them. `count` is below [`PICKS`].
-    pub(super) async fn follow(&mut self, position: usize, count: usize) -> Result<Vec<u32>> {
+    /// Computes the tokens chosen after `text` at `count` positions, and returns them with the one
+    /// after them. `count` is below [`PICKS`].
+    pub(super) async fn follow(&mut self, text: &[u32], count: usize) -> Result<Vec<u32>> {
+        self.submit(count)?;
+        self.read_picks(text.len(), count + 1).await
+    }
+
+    /// The GPU's part of [`Self::follow`].
+    pub(super) fn submit(&mut self, count: usize) -> Result<()> {
         // The first pick is already in `next_token`.
-        self.cached.decode.submit(1, count);
-        self.read_picks(position, count + 1).await
+        self.recordings()?.decode.submit(1, count)
     }
 
     async fn read_picks(&self, first: usize, count: usize) -> Result<Vec<u32>> {
         let ring: Vec<u32> = self.parts.model.context.read(&self.parts.picks, 0, PICKS).await?;
-        Ok((0..count).map(|i| ring[(first + i) % PICKS]).collect())
+        (0..count).map(|i| check_pick(ring[(first + i) % PICKS])).collect()
     }
 
-    fn set_next(&self, id: u32, position: usize) {
-        let token = one_token(id, position);
-        self.parts.model.context.write(&self.parts.next_token, 0, bytemuck::bytes_of(&token));
+    /// The last token of `text` is computed next.
+    fn set_next(&self, text: &[u32]) {
+        let Some((&id, before)) = text.split_last() else { return };
+        let Parts { model: GpuModel { context, llama }, next_token, seen, .. } = &self.parts;
+        let token = one_token(id, before.len());
+        context.write(next_token, 0, bytemuck::bytes_of(&token));
+        if self.penalises {
+            let bits = seen_bits(llama.config.vocab_size, text);
+            context.write(seen, 0, bytemuck::cast_slice(&bits));
+        }
     }
 }
 
@@ -157,13 +193,13 @@ fn one_token(id: u32, position: usize) -> Token {
 }
 
 impl Parts {
-    fn record(&self, cache: KvCache) -> Result<Cached> {
+    fn record(&self, cache: &KvCache) -> Result<Recordings> {
         let GpuModel { context, llama } = &self.model;
         let adapter = self.adapter.as_deref();
         let table = rope_table(&llama.config, cache.capacity());
         let table = context.storage_from("rope table", &table)?;
         let ops = |step, tokens, capacity| {
-            GpuOps::new(context, step, tokens, &table, capacity, Some(&cache))
+            GpuOps::new(context, step, tokens, &table, capacity, Some(cache))
         };
 
         let mut prompt = ops(&self.prompt_step, &self.prompt_tokens, CHUNK);
@@ -180,14 +216,20 @@ impl Parts {
 
         let (prompt, head, decode) = (prompt.finish(), head.finish(), decode.finish());
         tracing::debug!("{} dispatches a decoded token", decode.len());
-        Ok(Cached { cache, prompt, head, decode })
+        Ok(Recordings { prompt, head, decode })
     }
 
-    /// Logits of one token's `hidden`, and the greedy pick.
+    /// Logits of one token's `hidden`, and the choice of the next one.
     fn pick(&self, ops: &mut GpuOps, hidden: &Tensor) -> Result<()> {
         let llama = &self.model.llama;
         let normed = ops.rms_norm(hidden, &llama.norm, llama.config.rms_norm_eps)?;
         ops.linear_into(&normed, &llama.head(), None, None, &self.logits)?;
-        argmax(ops.recorder(), &self.logits, &self.next_token, &self.picks)
+        let choice = Choice {
+            sampling: &self.sampling,
+            token: &self.next_token,
+            seen: &self.seen,
+            picks: &self.picks,
+        };
+        sample(ops.recorder(), &self.logits, choice)
     }
 }

@@ -65,8 +65,7 @@ impl GpuForward {
 
     pub(super) fn run(&mut self, tokens: &[Token]) -> Result<()> {
         self.context.write(&self.tokens, 0, bytemuck::cast_slice(tokens));
-        replay(&self.context, &self.blocks, &self.blocks_step, tokens.len());
-        self.context.check()
+        replay(&self.context, &self.blocks, &self.blocks_step, tokens.len())
     }
 
     pub(super) async fn logits(&mut self, first: usize, count: usize) -> Result<Vec<f32>> {
@@ -74,15 +73,14 @@ impl GpuForward {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
         let (from, to) = (self.hidden.buffer(), self.rows.buffer());
         encoder.copy_buffer_to_buffer(from, first as u64 * row, to, 0, Some(count as u64 * row));
-        self.context.queue().submit([encoder.finish()]);
-        replay(&self.context, &self.head, &self.head_step, count);
-        self.context.check()?;
+        self.context.submit(encoder);
+        replay(&self.context, &self.head, &self.head_step, count)?;
         self.context.read(self.logits.buffer(), 0, count * self.logits.cols()).await
     }
 }
 
-fn replay(context: &Context, recording: &Recording, step: &Buffer, tokens: usize) {
+fn replay(context: &Context, recording: &Recording, step: &Buffer, tokens: usize) -> Result<()> {
     let tokens = tokens as u32;
     context.write(step, 0, bytemuck::bytes_of(&Step { tokens, ..Default::default() }));
-    recording.submit(tokens, 1);
+    recording.submit(tokens, 1)
 }

@@ -16,7 +16,7 @@ mod gpu_forward;
 mod likelihood;
 mod logits;
 mod model;
-mod sampler;
+mod sampling;
 mod text;
 
 pub use decoder::Decoder;
@@ -25,5 +25,5 @@ pub use engine::Engine;
 pub use forward::Forward;
 pub use likelihood::Likelihood;
 pub use model::{GpuModel, LoadedAdapter, Model, Place};
-pub use sampler::{Sampler, Sampling};
+pub use sampling::Sampling;
 pub use text::{FinishReason, GenerateConfig, Generated, Timing};

@@ -4,12 +4,14 @@ use std::ops::ControlFlow;
 
 use super::decoder::Decoder;
 use super::engine::Engine;
-use super::sampler::{Sampler, Sampling};
+use super::sampling::Sampling;
 use crate::text::{StopText, TextStream};
 use crate::{Error, Result};
 
-/// Most greedy tokens decoded in one submit: enough to hide the read-back, few enough to stream.
-const GREEDY_TOKENS: usize = 8;
+/// Most tokens decoded in one submit: enough to hide the read-back, few enough to stream.
+const TOGETHER: usize = 8;
+/// Longest that the text may stand still for that, unless a single token takes longer.
+const STILL_SECONDS: f64 = 0.25;
 
 /// What to generate.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,11 +102,8 @@ impl Engine {
         if needed > limit {
             return Err(Error::ContextOverflow { needed, limit });
         }
-        let mut picker = Picker {
-            sampler: Sampler::new(&config.sampling)?,
-            ahead: Vec::new(),
-            one_by_one: self.model().place().is_software,
-        };
+        decoder.set_sampling(&config.sampling)?;
+        let mut picker = Picker { ahead: Vec::new(), token_seconds: 0.0, clock };
         let mut answer = Answer {
             stream: TextStream::new(&self.tokenizer().clone(), true),
             stop: StopText::new(config.stop.iter().cloned())?,
@@ -118,8 +117,7 @@ impl Engine {
         let mut finish_reason = FinishReason::Length;
         while answer.tokens.len() < config.max_new_tokens {
             let left = config.max_new_tokens - answer.tokens.len();
-            let id =
-                picker.next(decoder, &config.sampling, prompt.len(), &answer.tokens, left).await?;
+            let id = picker.next(decoder, answer.tokens.len(), left).await?;
             if answer.tokens.is_empty() {
                 first_token_at = clock();
                 timing.first_token_seconds = first_token_at - started;
@@ -153,47 +151,36 @@ impl Engine {
     }
 }
 
-/// Where the next token comes from: a batch that the GPU picked, or the sampler.
-struct Picker {
-    sampler: Sampler,
-    /// Greedy picks not yet handed out, last first.
+/// Where the next token comes from: several that the device chose in one submit.
+struct Picker<'a> {
+    /// Those not yet handed out, last first.
     ahead: Vec<u32>,
-    /// Whether greedy tokens are decoded one a submit.
-    one_by_one: bool,
+    /// What a token of the last submit took.
+    token_seconds: f64,
+    clock: &'a dyn Fn() -> f64,
 }
 
-impl Picker {
-    async fn next(
-        &mut self,
-        decoder: &mut Decoder,
-        sampling: &Sampling,
-        prompt: usize,
-        answer: &[u32],
-        left: usize,
-    ) -> Result<u32> {
-        if sampling.is_greedy() {
-            if answer.is_empty() {
-                // The prompt's own pick: nothing is decoded for it.
-                return decoder.pick().await;
-            }
-            if self.ahead.is_empty() {
-                // As many as the answer has already, so that at most half of what is decoded is
-                // beyond its end; where a token takes far longer than its read-back, one.
-                let most = if self.one_by_one { 1 } else { answer.len().min(GREEDY_TOKENS) };
-                let room = decoder.limit() - decoder.history().len();
-                self.ahead = decoder.follow(most.min(left).min(room)).await?;
-                // The first of them is the answer's last.
-                self.ahead.reverse();
-                self.ahead.pop();
-            }
-            return self.ahead.pop().ok_or_else(|| Error::Gpu("no token was picked".into()));
+impl Picker<'_> {
+    /// The next one of an answer that has `length` tokens and may get `left` more.
+    async fn next(&mut self, decoder: &mut Decoder, length: usize, left: usize) -> Result<u32> {
+        if length == 0 {
+            // The prompt's own pick: nothing is decoded for it.
+            return decoder.pick().await;
         }
-        if let Some(&last) = answer.last() {
-            decoder.advance(last)?;
+        if self.ahead.is_empty() {
+            // As many as the answer has already, so that at most half of what is decoded is beyond
+            // its end.
+            let in_time = (STILL_SECONDS / self.token_seconds) as usize;
+            let room = decoder.limit() - decoder.history().len();
+            let count = length.min(TOGETHER).min(in_time.max(1)).min(left).min(room);
+            let began = (self.clock)();
+            self.ahead = decoder.follow(count).await?;
+            self.token_seconds = ((self.clock)() - began) / count as f64;
+            // The first of them is the answer's last.
+            self.ahead.reverse();
+            self.ahead.pop();
         }
-        debug_assert_eq!(decoder.history().len(), prompt + answer.len());
-        let context = decoder.history().to_vec();
-        self.sampler.sample(decoder.logits().await?, &context)
+        self.ahead.pop().ok_or_else(|| Error::Gpu("no token was picked".into()))
     }
 }
 

@@ -6,6 +6,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::buffer::{Buffer, Memory};
+use super::profile::Profile;
+use super::variant::{Variant, Variants};
 use crate::{Error, Result};
 
 /// How to open a [`Context`].
@@ -21,6 +23,8 @@ pub struct ContextOptions {
     /// Opens it with every feature and limit that the adapter has, which burn's kernels are chosen
     /// by; ours need neither.
     pub whole_adapter: bool,
+    /// Measures what each dispatch takes, for [`Context::kernel_times`]. Everything takes longer.
+    pub profile: bool,
 }
 
 /// One line of `engram devices`.
@@ -83,11 +87,19 @@ struct Inner {
     queue: wgpu::Queue,
     limits: wgpu::Limits,
     broadcasts: bool,
+    variants: Cell<Variants>,
     pipelines: RefCell<HashMap<PipelineKey, Pipeline>>,
     memory: Rc<Memory>,
     bind_groups: Cell<u64>,
+    submits: Cell<u64>,
+    profile: Option<Profile>,
+    /// Kept from one reading back to the next, so that those of a token or a report make none.
+    staging: RefCell<Option<Buffer>>,
     fault: Arc<Mutex<Option<Fault>>>,
 }
+
+/// What is read back for a token or a report fits in.
+const STAGING_BYTES: u64 = 4096;
 
 #[derive(Debug, Clone)]
 enum Fault {
@@ -118,12 +130,19 @@ impl Context {
             false => wanted_limits(&offered, &ceiling),
         };
         let broadcasts = !options.without_subgroups && wants_broadcasts(adapter);
-        let features = match (options.whole_adapter, broadcasts) {
+        let mut features = match (options.whole_adapter, broadcasts) {
             // Those beyond WebGPU's own may break wgpu's promises of safety.
             (true, _) => adapter.features() & !wgpu::Features::all_experimental_mask(),
             (false, true) => wgpu::Features::SUBGROUP,
             (false, false) => wgpu::Features::empty(),
         };
+        if options.profile {
+            let stamps = wgpu::Features::TIMESTAMP_QUERY;
+            if !adapter.features().contains(stamps) {
+                return Err(Error::Gpu("the adapter has no timestamps to measure with".into()));
+            }
+            features |= stamps;
+        }
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("engram"),
             required_limits: limits.clone(),
@@ -159,9 +178,13 @@ impl Context {
             queue,
             limits,
             broadcasts,
+            variants: Cell::new(Variants::all(default_variant(adapter, broadcasts))),
             pipelines: RefCell::default(),
             memory: Rc::default(),
             bind_groups: Cell::default(),
+            submits: Cell::default(),
+            profile: options.profile.then(Profile::default),
+            staging: RefCell::default(),
             fault,
         })))
     }
@@ -182,6 +205,29 @@ impl Context {
         self.0.broadcasts
     }
 
+    /// The variants that recordings take from now on.
+    pub fn variants(&self) -> Variants {
+        self.0.variants.get()
+    }
+
+    /// Whether the device can run a variant.
+    pub fn has_variant(&self, variant: Variant) -> bool {
+        variant != Variant::Broadcast || self.0.broadcasts
+    }
+
+    /// Chooses the variants of the recordings that follow, such as those that
+    /// [`tune`](crate::kernels::tune::tune) found to be the fastest.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if the device can't run one of them.
+    pub fn set_variants(&self, variants: Variants) -> Result<()> {
+        if let Some(other) = variants.each().into_iter().find(|&v| !self.has_variant(v)) {
+            return Err(Error::invalid(format!("the adapter has no subgroups for {other:?}")));
+        }
+        self.0.variants.set(variants);
+        Ok(())
+    }
+
     /// The memory its buffers take.
     pub fn memory(&self) -> &Memory {
         &self.0.memory
@@ -190,6 +236,22 @@ impl Context {
     /// Bind groups made so far: one for each recorded dispatch.
     pub fn bind_groups(&self) -> u64 {
         self.0.bind_groups.get()
+    }
+
+    /// Submits so far, those of reading back included.
+    pub fn submits(&self) -> u64 {
+        self.0.submits.get()
+    }
+
+    /// Submits what was encoded.
+    pub(crate) fn submit(&self, encoder: wgpu::CommandEncoder) {
+        self.0.submits.set(self.0.submits.get() + 1);
+        self.0.queue.submit([encoder.finish()]);
+    }
+
+    /// What is measured, if it was opened for that.
+    pub(super) fn profile(&self) -> Option<&Profile> {
+        self.0.profile.as_ref()
     }
 
     /// Makes a bind group.
@@ -264,6 +326,12 @@ impl Context {
         self.buffer(label, bytes, usage, self.0.limits.max_uniform_buffer_binding_size)
     }
 
+    /// A buffer for the results of queries.
+    pub(super) fn query_results(&self, bytes: u64) -> Result<Buffer> {
+        let usage = wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC;
+        self.buffer("timestamps", bytes, usage, self.0.limits.max_buffer_size)
+    }
+
     fn buffer(
         &self,
         label: &str,
@@ -312,17 +380,12 @@ impl Context {
         if bytes == 0 {
             return Ok(Vec::new());
         }
-        let staging = self.0.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read back"),
-            size: bytes,
-            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-            mapped_at_creation: false,
-        });
+        let staging = self.staging(bytes)?;
         let mut encoder = self.0.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, Some(bytes));
-        self.0.queue.submit([encoder.finish()]);
+        self.submit(encoder);
         let (done, mapped) = futures_channel::oneshot::channel();
-        staging.map_async(wgpu::MapMode::Read, .., move |result| {
+        staging.map_async(wgpu::MapMode::Read, ..bytes, move |result| {
             // The receiver is gone only if the caller dropped the read; nobody is left to tell.
             let _ = done.send(result);
         });
@@ -338,17 +401,30 @@ impl Context {
                 return Err(Error::Gpu("reading back was dropped".into()));
             }
         }
-        let view =
-            staging.get_mapped_range(..).map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
+        let view = staging
+            .get_mapped_range(..bytes)
+            .map_err(|e| Error::Gpu(format!("reading back: {e}")))?;
         let values = bytemuck::pod_collect_to_vec::<u8, T>(&view);
         drop(view);
         staging.unmap();
+        if staging.size() == STAGING_BYTES {
+            *self.0.staging.borrow_mut() = Some(staging);
+        }
         self.check()?;
         Ok(values)
     }
 
+    /// A buffer to read `bytes` back through: the kept one if they fit and nobody reads.
+    fn staging(&self, bytes: u64) -> Result<Buffer> {
+        let kept = if bytes <= STAGING_BYTES { self.0.staging.take() } else { None };
+        let usage = wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ;
+        let limit = self.0.limits.max_buffer_size;
+        kept.map_or_else(|| self.buffer("read back", bytes.max(STAGING_BYTES), usage, limit), Ok)
+    }
+
     /// Waits until everything queued so far is done, writes included.
     pub async fn drain(&self) -> Result<()> {
+        self.0.submits.set(self.0.submits.get() + 1);
         self.0.queue.submit([]);
         let (done, finished) = futures_channel::oneshot::channel();
         self.0.queue.on_submitted_work_done(move || {
@@ -511,6 +587,15 @@ fn wants_broadcasts(adapter: &wgpu::Adapter) -> bool {
         && info.subgroup_min_size == 8
         && info.subgroup_max_size == 8
         && adapter.features().contains(wgpu::Features::SUBGROUP)
+}
+
+/// What is safe to take without measuring.
+fn default_variant(adapter: &wgpu::Adapter, broadcasts: bool) -> Variant {
+    match (broadcasts, adapter.get_info().device_type) {
+        (true, _) => Variant::Broadcast,
+        (false, wgpu::DeviceType::Cpu) => Variant::Loads,
+        (false, _) => Variant::Tile,
+    }
 }
 
 /// WebGPU's guaranteed limits, which are all the kernels need, with the memory limits raised to

@@ -2,8 +2,12 @@
 
 mod buffer;
 mod context;
+mod profile;
 mod recording;
+mod variant;
 
 pub use buffer::{Buffer, Memory};
 pub use context::{Access, AdapterSummary, Context, ContextOptions, Kernel};
+pub use profile::KernelTime;
 pub use recording::{Binding, Extent, Recorder, Recording, Step};
+pub use variant::{Variant, Variants};

@@ -87,10 +87,20 @@ impl<'a> From<&'a Buffer> for Binding<'a> {
 }
 
 #[derive(Debug)]
-struct Dispatch {
+pub(super) struct Dispatch {
+    /// The kernel's.
+    pub(super) name: &'static str,
     pipeline: wgpu::ComputePipeline,
     bind_group: wgpu::BindGroup,
     grid: [Extent; 3],
+}
+
+impl Dispatch {
+    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, [x, y, z]: [u32; 3]) {
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// Dispatches with everything bound, ready to be replayed.
@@ -113,28 +123,39 @@ impl Recording {
         self.dispatches.is_empty()
     }
 
-    /// Adds one replay over `tokens` tokens to `pass`.
-    pub fn encode(&self, pass: &mut wgpu::ComputePass<'_>, tokens: u32) {
-        for d in &self.dispatches {
-            let [x, y, z] = d.grid.map(|extent| extent.at(tokens));
-            if x > 0 && y > 0 && z > 0 {
-                pass.set_pipeline(&d.pipeline);
-                pass.set_bind_group(0, &d.bind_group, &[]);
-                pass.dispatch_workgroups(x, y, z);
-            }
+    /// Adds `replays` replays over `tokens` tokens each to `encoder`, in one compute pass.
+    ///
+    /// # Errors
+    /// Only where the context [measures](super::ContextOptions::profile): too little memory.
+    pub fn encode(
+        &self,
+        encoder: &mut wgpu::CommandEncoder,
+        tokens: u32,
+        replays: usize,
+    ) -> Result<()> {
+        let grids = self.dispatches.iter().map(|d| (d, d.grid.map(|extent| extent.at(tokens))));
+        let dispatches = grids.filter(|(_, grid)| grid.iter().all(|&side| side > 0));
+        if let Some(profile) = self.context.profile() {
+            let dispatches: Vec<_> = dispatches.collect();
+            return (0..replays)
+                .try_for_each(|_| profile.encode(&self.context, encoder, &dispatches));
         }
+        let mut pass = encoder.begin_compute_pass(&Default::default());
+        for _ in 0..replays {
+            dispatches.clone().for_each(|(dispatch, grid)| dispatch.encode(&mut pass, grid));
+        }
+        Ok(())
     }
 
-    /// Submits `replays` replays in one command buffer and one compute pass.
-    pub fn submit(&self, tokens: u32, replays: usize) {
+    /// Submits `replays` replays in one command buffer.
+    ///
+    /// # Errors
+    /// As [`Self::encode`], and what the device has reported before.
+    pub fn submit(&self, tokens: u32, replays: usize) -> Result<()> {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            for _ in 0..replays {
-                self.encode(&mut pass, tokens);
-            }
-        }
-        self.context.queue().submit([encoder.finish()]);
+        self.encode(&mut encoder, tokens, replays)?;
+        self.context.submit(encoder);
+        self.context.check()
     }
 }
 
@@ -221,7 +242,8 @@ impl Recorder {
         });
         self.context.check()?;
         self.buffers.extend(bindings.iter().map(|b| b.buffer.clone()));
-        self.dispatches.push(Dispatch { pipeline: pipeline.compute, bind_group, grid });
+        let (name, pipeline) = (kernel.name, pipeline.compute);
+        self.dispatches.push(Dispatch { name, pipeline, bind_group, grid });
         Ok(())
     }
 

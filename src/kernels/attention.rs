@@ -1,31 +1,31 @@
 //! Causal attention with grouped query heads, one workgroup per token and head.
 
+use super::kv::KvType;
 use super::{Rows, Tensor, Token, check};
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
 use crate::{Error, Result};
 
-const KERNEL: Kernel = Kernel {
-    name: "attention",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("token.wgsl"),
-        include_str!("attention_bindings.wgsl"),
-        include_str!("attention.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Write, Write],
-};
+macro_rules! kernel {
+    ($variant:literal, $kv:literal) => {
+        Kernel {
+            name: concat!($variant, "_", $kv),
+            source: &[
+                include_str!("step.wgsl"),
+                include_str!("token.wgsl"),
+                include_str!(concat!("kv_", $kv, ".wgsl")),
+                include_str!("attention_bindings.wgsl"),
+                include_str!(concat!($variant, ".wgsl")),
+            ],
+            storage: &[Read, Read, Read, Read, Write, Write],
+        }
+    };
+}
 
-const SUBGROUP_KERNEL: Kernel = Kernel {
-    name: "attention_subgroup",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("token.wgsl"),
-        include_str!("attention_bindings.wgsl"),
-        include_str!("attention_subgroup.wgsl"),
-    ],
-    storage: KERNEL.storage,
-};
+const F32: Kernel = kernel!("attention", "f32");
+const F16: Kernel = kernel!("attention", "f16");
+const SUBGROUP_F32: Kernel = kernel!("attention_subgroup", "f32");
+const SUBGROUP_F16: Kernel = kernel!("attention_subgroup", "f16");
 
 /// Tokens that a workgroup of `attention_subgroup.wgsl` does, and the largest head it takes.
 const SUBGROUP_TOKENS: u32 = 8;
@@ -84,18 +84,16 @@ struct Params {
 /// Records `out[t, h] = softmax(q[t, h] · kᵀ / √d) · v` over the key rows
 /// `tokens[t].first_key..=last_key`.
 ///
-/// `q`, `out` (T, heads·d); `k`, `v` (rows, kv_heads·d), a cache or the batch itself; `tokens` one
-/// [`Token`] for each of the replay's tokens; `lse` (T, heads) receives the natural logarithm of
+/// `q`, `out` (T, heads·d); `k`, `v` (rows, kv_heads·d) of type `kv`, a cache or the batch itself;
+/// `tokens` one [`Token`] for each of the replay's tokens; `lse` (T, heads) receives the natural logarithm of
 /// the softmax's denominator, which the backward reads.
 ///
 /// # Errors
 /// [`Error::Invalid`] if [`AttentionShape::check`] says so.
-#[expect(clippy::too_many_arguments, reason = "attention has that many tensors")]
 pub fn attention(
     r: &mut Recorder,
     q: &Tensor,
-    k: &Buffer,
-    v: &Buffer,
+    (k, v, kv): (&Buffer, &Buffer, KvType),
     tokens: &Buffer,
     shape: AttentionShape,
     out: &Tensor,
@@ -117,7 +115,13 @@ pub fn attention(
     let bindings = [q.binding(), k.into(), v.into(), tokens.into(), out.binding(), lse];
     let shared =
         r.context().prefers_broadcasts() && q.capacity() > 1 && shape.head_dim <= SUBGROUP_HEAD_DIM;
-    let (kernel, per) = if shared { (&SUBGROUP_KERNEL, SUBGROUP_TOKENS) } else { (&KERNEL, 1) };
+    let kernel = match (shared, kv) {
+        (false, KvType::F32) => &F32,
+        (false, KvType::F16) => &F16,
+        (true, KvType::F32) => &SUBGROUP_F32,
+        (true, KvType::F16) => &SUBGROUP_F16,
+    };
+    let per = if shared { SUBGROUP_TOKENS } else { 1 };
     let grid = [Extent::Fixed(shape.heads as u32), q.per_token(per), super::ONE];
     r.dispatch(kernel, &[], &params, &bindings, grid)
 }
@@ -176,7 +180,7 @@ pub fn packed(lengths: &[usize]) -> Vec<Token> {
 /// Compares kernel and reference on packed sequences of these lengths.
 pub async fn parity(context: &Context, lengths: &[usize], shape: AttentionShape) -> Result<()> {
     let tokens = packed(lengths);
-    parity_of(context, &tokens, tokens.len(), shape).await
+    parity_of(context, &tokens, tokens.len(), shape, KvType::F32).await
 }
 
 /// Compares kernel and reference on `tokens` that see a cache of `rows` rows.
@@ -185,6 +189,7 @@ pub async fn parity_of(
     tokens: &[Token],
     rows: usize,
     shape: AttentionShape,
+    kv: KvType,
 ) -> Result<()> {
     let (cols, kv_cols) = (shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim);
     let count = tokens.len();
@@ -192,12 +197,15 @@ pub async fn parity_of(
     let q: Vec<f32> = check::noise(1, count * cols).iter().map(|x| 4.0 * x).collect();
     let (k, v) = (check::noise(2, rows * kv_cols), check::noise(3, rows * kv_cols));
     let q_gpu = Tensor::from(context, cols, &q)?;
-    let (k_gpu, v_gpu) = (context.storage_from("k", &k)?, context.storage_from("v", &v)?);
+    let (packed_k, packed_v) = (kv.pack(&k), kv.pack(&v));
+    let k_gpu = context.storage_from("k", &packed_k)?;
+    let v_gpu = context.storage_from("v", &packed_v)?;
+    let (k, v) = (kv.unpack(&packed_k), kv.unpack(&packed_v));
     let tokens_gpu = context.storage_from("tokens", tokens)?;
     let (out, lse) =
         (Tensor::new(context, count, cols)?, Tensor::new(context, count, shape.heads)?);
     check::run(context, count, |r| {
-        attention(r, &q_gpu, &k_gpu, &v_gpu, &tokens_gpu, shape, &out, Some(&lse))
+        attention(r, &q_gpu, (&k_gpu, &v_gpu, kv), &tokens_gpu, shape, &out, Some(&lse))
     })?;
     let (out_expected, lse_expected) = reference(&q, &k, &v, tokens, shape);
     let actual = context.read(out.buffer(), 0, count * cols).await?;
@@ -232,11 +240,16 @@ mod tests {
     }
 
     #[async_test]
-    async fn one_token_sees_a_long_cache_from_its_first_key() {
+    async fn tokens_see_a_long_cache_from_their_first_key() {
         let context = check::test_context().await;
         for (first_key, last_key) in [(0, 0), (0, 63), (0, 64), (5, 1000), (128, 191)] {
             let token = Token { first_key, last_key, ..Token::default() };
-            parity_of(&context, &[token], 1024, shape(6, 2, 64)).await.unwrap();
+            for kv in [KvType::F32, KvType::F16] {
+                for count in [1, 11] {
+                    let tokens = vec![token; count];
+                    parity_of(&context, &tokens, 1024, shape(6, 2, 64), kv).await.unwrap();
+                }
+            }
         }
     }
 
@@ -252,7 +265,8 @@ mod tests {
         let tokens_gpu = context.storage_from("tokens", &tokens).unwrap();
         let out = Tensor::new(&context, 1, 8).unwrap();
         check::run(&context, 1, |r| {
-            attention(r, &q_gpu, &k_gpu, &v_gpu, &tokens_gpu, shape(1, 1, 8), &out, None)
+            let kv = (&k_gpu, &v_gpu, KvType::F32);
+            attention(r, &q_gpu, kv, &tokens_gpu, shape(1, 1, 8), &out, None)
         })
         .unwrap();
         let actual: Vec<f32> = context.read(out.buffer(), 0, 8).await.unwrap();

@@ -34,7 +34,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         if key < end {
             var products = vec4(0.0);
             for (var i = 0u; i < quads; i += 1u) {
-                products += q[q_base + i] * k[key * kv_stride + kv_base + i];
+                products += q[q_base + i] * unpacked(k[key * kv_stride + kv_base + i]);
             }
             score = (products.x + products.y + products.z + products.w) * params.scale;
         }
@@ -55,7 +55,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         total *= shrink;
         for (var i = part; i < min(THREADS, end - tile); i += parts) {
             total += weights[i];
-            sum += weights[i] * v[(tile + i) * kv_stride + kv_base + quad];
+            sum += weights[i] * unpacked(v[(tile + i) * kv_stride + kv_base + quad]);
         }
     }
 

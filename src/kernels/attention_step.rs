@@ -2,35 +2,34 @@
 //! cache, attention, and what an adapter adds to the queries, keys and values, in one dispatch.
 
 use super::attention::{self, AttentionShape, MAX_HEAD_DIM};
+use super::kv::KvType;
 use super::lora::{self, Param};
 use super::{ONE, Tensor, Token, append, check, rope};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
 
-const KERNEL: Kernel = Kernel {
-    name: "attention_step",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("token.wgsl"),
-        include_str!("narrow.wgsl"),
-        include_str!("attention_step.wgsl"),
-        include_str!("attention_step_plain.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Write, Write, Write],
-};
+macro_rules! kernel {
+    ($name:literal, $variant:literal, $kv:literal) => {
+        Kernel {
+            name: concat!($name, "_", $kv),
+            source: &[
+                include_str!("step.wgsl"),
+                include_str!("token.wgsl"),
+                include_str!("narrow.wgsl"),
+                include_str!(concat!("kv_", $kv, ".wgsl")),
+                include_str!("attention_step.wgsl"),
+                include_str!(concat!("attention_step_", $variant, ".wgsl")),
+            ],
+            storage: &[Read, Read, Read, Read, Write, Write, Write],
+        }
+    };
+}
 
-const SUBGROUP_KERNEL: Kernel = Kernel {
-    name: "attention_step_subgroup",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("token.wgsl"),
-        include_str!("narrow.wgsl"),
-        include_str!("attention_step.wgsl"),
-        include_str!("attention_step_subgroup.wgsl"),
-    ],
-    storage: KERNEL.storage,
-};
+const F32: Kernel = kernel!("attention_step", "plain", "f32");
+const F16: Kernel = kernel!("attention_step", "plain", "f16");
+const SUBGROUP_F32: Kernel = kernel!("attention_step_subgroup", "subgroup", "f32");
+const SUBGROUP_F16: Kernel = kernel!("attention_step_subgroup", "subgroup", "f16");
 
 /// The second half of a low-rank update, `scale · h B`, that whoever reads the product adds.
 #[derive(Debug, Clone, Copy)]
@@ -124,7 +123,7 @@ impl NarrowParams {
 /// `table`, keys and values written into row `last_key` of `cache`, and `out`, the
 /// [`attention`](attention::attention) over the rows `first_key..=last_key`.
 ///
-/// `cache` are keys and values (capacity, kv_heads · d); `out` (1, heads · d) and `down`'s shares, one
+/// `cache` are keys and values (capacity, kv_heads · d) and their type; `out` (1, heads · d) and `down`'s shares, one
 /// a head. All parameters are in one buffer.
 ///
 /// # Errors
@@ -133,7 +132,7 @@ pub fn attention_step(
     r: &mut Recorder,
     products: &Projected<'_>,
     (tokens, table): (&Buffer, &Buffer),
-    cache: (&Buffer, &Buffer),
+    cache: (&Buffer, &Buffer, KvType),
     shape: AttentionShape,
     down: Option<Narrow<'_>>,
     out: &Tensor,
@@ -161,7 +160,12 @@ pub fn attention_step(
         out.binding(),
     ];
     let grid = [Extent::Fixed(shape.heads as u32), ONE, ONE];
-    let kernel = if r.context().prefers_broadcasts() { &SUBGROUP_KERNEL } else { &KERNEL };
+    let kernel = match (r.context().prefers_broadcasts(), cache.2) {
+        (false, KvType::F32) => &F32,
+        (false, KvType::F16) => &F16,
+        (true, KvType::F32) => &SUBGROUP_F32,
+        (true, KvType::F16) => &SUBGROUP_F16,
+    };
     r.dispatch(kernel, &[], &params, &bindings, grid)
 }
 
@@ -172,6 +176,7 @@ pub async fn parity(
     (first_key, last_key): (u32, u32),
     shape: AttentionShape,
     rank: usize,
+    kv: KvType,
 ) -> Result<()> {
     const SCALE: f32 = 0.5;
     let AttentionShape { heads, kv_heads, head_dim } = shape;
@@ -185,6 +190,8 @@ pub async fn parity(
     let mut qkv = check::noise(1, h_at(3));
     qkv[..q_cols].iter_mut().for_each(|q| *q *= 4.0);
     let (keys, values) = (check::noise(2, rows * kv_cols), check::noise(3, rows * kv_cols));
+    let (packed_keys, packed_values) = (kv.pack(&keys), kv.pack(&values));
+    let (keys, values) = (kv.unpack(&packed_keys), kv.unpack(&packed_values));
     let angles = check::noise(4, 6 * head_dim / 2);
     let table: Vec<[f32; 2]> = angles.iter().map(|a| [(a * 4.0).cos(), (a * 4.0).sin()]).collect();
     let b_cols = [q_cols, kv_cols, kv_cols];
@@ -193,7 +200,10 @@ pub async fn parity(
     let parameters = check::noise(5, a_at + q_cols * rank);
 
     let qkv_gpu = Tensor::from(context, qkv.len(), &qkv)?;
-    let cache = (context.storage_from("keys", &keys)?, context.storage_from("values", &values)?);
+    let cache = (
+        context.storage_from("keys", &packed_keys)?,
+        context.storage_from("values", &packed_values)?,
+    );
     let token_gpu = context.storage_from("token", &[token])?;
     let table_gpu = context.storage_from("table", &table)?;
     let parameters_gpu = context.storage_from("parameters", &parameters)?;
@@ -207,7 +217,7 @@ pub async fn parity(
         let products = Projected { qkv: &qkv_gpu, kv_at: [k_at, v_at], pending };
         let down = (rank > 0).then_some(Narrow { a: param(a_at), rank, at: q_cols });
         let inputs = (&token_gpu, &table_gpu);
-        attention_step(r, &products, inputs, (&cache.0, &cache.1), shape, down, &out)
+        attention_step(r, &products, inputs, (&cache.0, &cache.1, kv), shape, down, &out)
     })?;
 
     let updated = |i: usize, at: usize| -> Vec<f32> {
@@ -235,12 +245,14 @@ pub async fn parity(
     for (what, buffer, expected) in [
         ("attention_step keys", &cache.0, new_keys),
         ("attention_step values", &cache.1, new_values),
-        ("attention_step", out.buffer(), expected),
     ] {
-        let actual = context.read(buffer, 0, expected.len()).await?;
-        check::close(what, &actual, &expected, 4e-6, 1e-5)?;
+        let actual = context.read(buffer, 0, expected.len() * kv.bytes()).await?;
+        // A device may round either way.
+        let rtol = if kv == KvType::F16 { 1e-3 } else { 1e-5 };
+        check::close(what, &kv.unpack(&actual), &expected, 4e-6, rtol)?;
     }
-    Ok(())
+    let actual = context.read(out.buffer(), 0, expected.len()).await?;
+    check::close("attention_step", &actual, &expected, 4e-6, 1e-5)
 }
 
 const _: () = assert!(MAX_HEAD_DIM == 256, "the arrays of both shaders hold that many");
@@ -252,7 +264,7 @@ mod tests {
 
     #[async_test]
     async fn matches_the_references() {
-        let [context, without] = check::test_contexts().await;
+        let [context, without, _] = check::test_contexts().await;
         let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
         for (keys, shape, rank) in [
             ((0, 0), shape(1, 1, 8), 0),
@@ -262,8 +274,10 @@ mod tests {
             ((0, 63), shape(2, 2, 256), 1),
             ((128, 300), shape(6, 2, 64), 0),
         ] {
-            parity(&context, keys, shape, rank).await.unwrap();
-            parity(&without, keys, shape, rank).await.unwrap();
+            for kv in [KvType::F32, KvType::F16] {
+                parity(&context, keys, shape, rank, kv).await.unwrap();
+                parity(&without, keys, shape, rank, kv).await.unwrap();
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 // `attention.wgsl`; each turns the key it needs, and the first of a key's heads writes it. None reads
 // the row of the cache that is being written: its own key is where the softmax starts.
 // `query_times` and `highest_score` are those of `attention_step_plain.wgsl`, or where
-// `matmul_subgroup.wgsl` runs of `attention_step_subgroup.wgsl`.
+// `matmul_rows.wgsl` runs of `attention_step_subgroup.wgsl`.
 
 struct Up {
     place: u32, // B's, in `parameters`
@@ -31,8 +31,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> tokens: array<Token>; // (1)
 @group(0) @binding(4) var<storage, read> table: array<vec2<f32>>; // (positions, d/2): cos, sin
 @group(0) @binding(5) var<storage, read> parameters: array<f32>;
-@group(0) @binding(6) var<storage, read_write> keys: array<vec4<f32>>; // (capacity, kv_heads·d)
-@group(0) @binding(7) var<storage, read_write> values: array<vec4<f32>>; // (capacity, kv_heads·d)
+@group(0) @binding(6) var<storage, read_write> keys: array<Four>; // (capacity, kv_heads·d)
+@group(0) @binding(7) var<storage, read_write> values: array<Four>; // (capacity, kv_heads·d)
 @group(0) @binding(8) var<storage, read_write> out: array<f32>; // (heads·d), then a share of h a head
 
 const THREADS = 64u;
@@ -105,8 +105,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
     workgroupBarrier();
     for (var i = thread; i < quads && head % group_heads == 0u; i += THREADS) {
-        keys[own * kv_stride + kv_base + i] = own_key[i];
-        values[own * kv_stride + kv_base + i] = own_value[i];
+        keys[own * kv_stride + kv_base + i] = packed(own_key[i]);
+        values[own * kv_stride + kv_base + i] = packed(own_value[i]);
     }
     if thread < quads {
         scores[thread] = dot(query[thread], own_key[thread]);
@@ -150,7 +150,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         for (var i = part; i < count; i += parts) {
             let weight = weights[i];
             total += weight;
-            sum += weight * values[(tile + i) * kv_stride + kv_base + quad];
+            sum += weight * unpacked(values[(tile + i) * kv_stride + kv_base + quad]);
         }
     }
 

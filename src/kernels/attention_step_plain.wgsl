@@ -2,7 +2,7 @@
 fn query_times(at: u32, lane: u32) -> f32 {
     var products = vec4<f32>();
     for (var i = 0u; i < params.quads; i += 1u) {
-        products += query[i] * keys[at + i];
+        products += query[i] * unpacked(keys[at + i]);
     }
     return products.x + products.y + products.z + products.w;
 }

@@ -4,8 +4,8 @@ fn query_times(at: u32, lane: u32) -> f32 {
     var sum = 0.0;
     for (var i = 0u; i < params.quads; i += 2u) {
         let q = query[i + lane / 4u][lane % 4u];
-        let a = keys[at + i];
-        let b = keys[at + i + 1u];
+        let a = unpacked(keys[at + i]);
+        let b = unpacked(keys[at + i + 1u]);
         sum += subgroupBroadcast(q, 0u) * a.x + subgroupBroadcast(q, 1u) * a.y;
         sum += subgroupBroadcast(q, 2u) * a.z + subgroupBroadcast(q, 3u) * a.w;
         sum += subgroupBroadcast(q, 4u) * b.x + subgroupBroadcast(q, 5u) * b.y;

@@ -1,4 +1,4 @@
-// `attention.wgsl` for the adapters of `matmul_subgroup.wgsl` and heads of up to 64: a workgroup takes
+// `attention.wgsl` for the adapters of `matmul_rows.wgsl` and heads of up to 64: a workgroup takes
 // eight tokens of a head, so that eight subgroups of eight lanes share what they load.
 
 const LANES = 8u;
@@ -32,7 +32,8 @@ fn score(token: u32, sum: f32, key: u32) -> f32 {
 }
 
 fn value(key: u32, base: u32, dim: u32) -> f32 {
-    return v[key * params.kv_heads * params.quads + base + dim / 4u][dim % 4u];
+    let four = key * params.kv_heads * params.quads + base + dim / 4u;
+    return of_word(v[four][dim % 4u / PER_WORD], dim % PER_WORD);
 }
 
 fn store(token: u32, head: u32, dim: u32, sum: f32, total: f32) {
@@ -90,8 +91,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         var s6 = 0.0;
         var s7 = 0.0;
         for (var i = 0u; i < quads; i += 2u) {
-            let a = k[at + i];
-            let b = k[at + i + 1u];
+            let a = unpacked(k[at + i]);
+            let b = unpacked(k[at + i + 1u]);
             s0 = add_dot(s0, q[q0 + i][lane % 4u], a, b);
             s1 = add_dot(s1, q[q1 + i][lane % 4u], a, b);
             s2 = add_dot(s2, q[q2 + i][lane % 4u], a, b);

@@ -35,8 +35,7 @@ pub fn run_step(
     context.write(&uniform, 0, bytemuck::bytes_of(&step));
     let mut recorder = Recorder::new(context, &uniform);
     record(&mut recorder)?;
-    recorder.finish().submit(step.tokens, 1);
-    context.check()
+    recorder.finish().submit(step.tokens, 1)
 }
 
 /// An error unless every `|actual − expected| ≤ atol + rtol · |expected|`; it names how many are
@@ -75,12 +74,17 @@ pub async fn test_context() -> Context {
     Context::new(&Default::default()).await.expect("the tests need an adapter")
 }
 
-/// [`test_context`] and the same adapter without subgroups, for kernels that come in two variants.
+/// [`test_context`], and the same adapter without subgroups for each variant that needs none.
 #[cfg(test)]
-pub async fn test_contexts() -> [Context; 2] {
-    let options = crate::gpu::ContextOptions { without_subgroups: true, ..Default::default() };
-    let without = Context::new(&options).await.expect("the tests need an adapter");
-    [test_context().await, without]
+pub async fn test_contexts() -> [Context; 3] {
+    use crate::gpu::{ContextOptions, Variant, Variants};
+    let of = async |variant| {
+        let options = ContextOptions { without_subgroups: true, ..Default::default() };
+        let context = Context::new(&options).await.expect("the tests need an adapter");
+        context.set_variants(Variants::all(variant)).expect("needs no subgroups");
+        context
+    };
+    [test_context().await, of(Variant::Tile).await, of(Variant::Loads).await]
 }
 
 #[cfg(test)]

@@ -17,25 +17,29 @@ const KERNEL: Kernel = Kernel {
 struct Params {
     rows: Rows,
     vocab: u32,
+    stride: u32,
     want_gradient: u32,
+    pad: [u32; 3],
 }
 
 /// Records `losses[t] = weight · (log Σ exp(logits) − logits[target])` and, with `want_gradient`,
 /// `logits ← weight · (softmax(logits) − onehot(target))`.
 ///
-/// `logits` (rows, vocab) are those of the replay's tokens from `logits.rows().begin` on; `targets`
+/// `logits` (rows, vocab or more) are those of the replay's tokens from `logits.rows().begin` on; `targets`
 /// [`Target`] and `losses` f32 are those of all tokens (T). Target ids are inside the vocabulary.
 pub fn cross_entropy(
     r: &mut Recorder,
-    logits: &Tensor,
+    (logits, vocab): (&Tensor, usize),
     targets: &Buffer,
     losses: &Buffer,
     want_gradient: bool,
 ) -> Result<()> {
     let params = Params {
         rows: logits.rows(),
-        vocab: logits.cols() as u32,
+        vocab: vocab as u32,
+        stride: logits.cols() as u32,
         want_gradient: want_gradient.into(),
+        pad: [0; 3],
     };
     let bindings = [targets.into(), logits.binding(), losses.into()];
     r.dispatch(&KERNEL, &[], &params, &bindings, [logits.per_token(1), ONE, ONE])
@@ -64,6 +68,12 @@ pub fn reference(logits: &[f32], targets: &[Target]) -> (Vec<f32>, Vec<f32>) {
 pub async fn parity(context: &Context, begin: usize, tokens: usize, vocab: usize) -> Result<()> {
     let rows = tokens - begin;
     let logits: Vec<f32> = check::noise(1, rows * vocab).iter().map(|x| 20.0 * x).collect();
+    // With columns that are nobody's.
+    let stride = vocab + 3;
+    let mut padded: Vec<f32> = Vec::new();
+    for row in logits.chunks_exact(vocab) {
+        padded.extend(row.iter().copied().chain([f32::NAN; 3]));
+    }
     let weights = check::noise(2, tokens);
     let target = |t: usize| Target {
         id: ((t * 7919 + vocab - 1) % vocab) as u32,
@@ -72,15 +82,19 @@ pub async fn parity(context: &Context, begin: usize, tokens: usize, vocab: usize
     let targets: Vec<Target> = (0..tokens).map(target).collect();
     let targets_gpu = context.storage_from("targets", &targets)?;
     let losses = context.storage_from("losses", &vec![9f32; tokens])?;
-    let memory = Tensor::from(context, vocab, &logits)?;
+    let memory = Tensor::from(context, stride, &padded)?;
     let chunk_rows = Rows { begin: begin as u32, max: rows as u32 };
-    let chunk = Tensor::in_buffer(memory.buffer().clone().into(), chunk_rows, vocab);
-    check::run(context, tokens, |r| cross_entropy(r, &chunk, &targets_gpu, &losses, true))?;
+    let chunk = Tensor::in_buffer(memory.buffer().clone().into(), chunk_rows, stride);
+    check::run(context, tokens, |r| {
+        cross_entropy(r, (&chunk, vocab), &targets_gpu, &losses, true)
+    })?;
     let (mut expected, gradients) = reference(&logits, &targets[begin..]);
     expected.splice(0..0, vec![9.0; begin]);
     let actual = context.read(&losses, 0, tokens).await?;
     check::close("cross_entropy", &actual, &expected, 1e-5, 1e-5)?;
-    let actual = context.read(chunk.buffer(), 0, rows * vocab).await?;
+    let padded: Vec<f32> = context.read(chunk.buffer(), 0, rows * stride).await?;
+    let actual: Vec<f32> =
+        padded.chunks_exact(stride).flat_map(|row| &row[..vocab]).copied().collect();
     check::close("cross_entropy's gradient", &actual, &gradients, 1e-6, 2e-5)
 }
 
@@ -105,7 +119,7 @@ mod tests {
         let targets = [Target { id: 2, weight: 1.0 }; 2];
         let targets = context.storage_from("targets", &targets).unwrap();
         let losses = context.storage("losses", 8).unwrap();
-        check::run(&context, 2, |r| cross_entropy(r, &gpu, &targets, &losses, false)).unwrap();
+        check::run(&context, 2, |r| cross_entropy(r, (&gpu, 3), &targets, &losses, false)).unwrap();
         let after: Vec<f32> = context.read(gpu.buffer(), 0, 6).await.unwrap();
         assert_eq!(after, logits);
     }

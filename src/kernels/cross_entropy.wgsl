@@ -4,12 +4,13 @@
 struct Params {
     rows: vec2<u32>,
     vocab: u32,
+    stride: u32, // of a row of logits
     want_gradient: u32,
 }
 
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> targets: array<vec2<u32>>; // (all T): id, weight
-@group(0) @binding(3) var<storage, read_write> logits: array<f32>; // (rows, vocab)
+@group(0) @binding(3) var<storage, read_write> logits: array<f32>; // (rows, stride)
 @group(0) @binding(4) var<storage, read_write> losses: array<f32>; // (all T)
 
 const THREADS = 256u;
@@ -18,7 +19,7 @@ var<workgroup> shared_values: array<f32, THREADS>;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
-    let row = group.x * params.vocab;
+    let row = group.x * params.stride;
     let token = params.rows.x + group.x;
     let goal = targets[token].x;
     let weight = bitcast<f32>(targets[token].y);

@@ -27,6 +27,9 @@ const GRADIENT: Kernel = Kernel {
 
 /// Columns a workgroup of `lora_down.wgsl` and a thread of `lora_gradient.wgsl` do.
 const COLUMNS: usize = 8;
+/// Tokens that a workgroup of `lora_down.wgsl` and of `lora_up.wgsl` does, and outputs of the latter.
+const TOKENS: u32 = 4;
+const UP_OUTS: usize = 256;
 
 /// A parameter or its gradient: a place in a larger buffer.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +96,7 @@ fn down(
 ) -> Result<()> {
     let params = product_params(x, out.cols(), m, strides, scale);
     let bindings = [x.binding(), m.buffer.into(), out.binding()];
-    let grid = [Extent::cover(out.cols(), COLUMNS), x.per_token(1), ONE];
+    let grid = [Extent::cover(out.cols(), COLUMNS), x.per_token(TOKENS), ONE];
     r.dispatch(&DOWN, &[], &params, &bindings, grid)
 }
 
@@ -123,7 +126,8 @@ fn up(
 ) -> Result<()> {
     let params = product_params(y, h.cols(), m, strides, scale);
     let bindings = [h.binding(), m.buffer.into(), y.binding()];
-    r.dispatch(&UP, &[], &params, &bindings, [Extent::cover(y.cols(), 64), y.per_token(1), ONE])
+    let grid = [Extent::cover(y.cols(), UP_OUTS), y.per_token(TOKENS), ONE];
+    r.dispatch(&UP, &[], &params, &bindings, grid)
 }
 
 fn product_params(

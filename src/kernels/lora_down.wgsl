@@ -1,5 +1,6 @@
 // out[t, j] = scale · Σ_i x[t, i] · M[i, j] for a tall, narrow M (n, rank): a workgroup does eight
-// columns of a token. M = A for `x A`; with other strides M = Bᵀ for `dY Bᵀ`.
+// columns of four tokens, so that each load of M serves four products. M = A for `x A`; with other
+// strides M = Bᵀ for `dY Bᵀ`.
 struct Params {
     rows: vec2<u32>,
     x_row: u32,
@@ -18,20 +19,24 @@ struct Params {
 
 const THREADS = 64u;
 const COLUMNS = 8u;
-var<workgroup> sums: array<array<f32, THREADS>, COLUMNS>;
+const TOKENS = 4u;
+var<workgroup> sums: array<array<vec4<f32>, THREADS>, COLUMNS>; // four tokens each
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let first = group.x * COLUMNS;
     let columns = min(params.rank - first, COLUMNS);
-    let row = (params.x_row + group.y) * params.n;
-    var partial: array<f32, COLUMNS>;
+    let token = group.y * TOKENS;
+    let tokens = rows_in_use(params.rows);
+    let row = vec4<u32>(token) + vec4<u32>(0u, 1u, 2u, 3u);
+    let rows = (params.x_row + min(row, vec4<u32>(tokens - 1u))) * params.n;
+    var partial: array<vec4<f32>, COLUMNS>;
     for (var i = thread; i < params.n; i += THREADS) {
-        let value = x[row + i];
+        let values = vec4<f32>(x[rows.x + i], x[rows.y + i], x[rows.z + i], x[rows.w + i]);
         let at = params.offset + i * params.stride_i + first * params.stride_j;
         for (var j = 0u; j < COLUMNS; j += 1u) {
             if j < columns {
-                partial[j] += value * matrix[at + j * params.stride_j];
+                partial[j] += values * matrix[at + j * params.stride_j];
             }
         }
     }
@@ -39,11 +44,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sums[j][thread] = partial[j];
     }
     workgroupBarrier();
-    if thread < columns {
+    // A thread a column and token.
+    let column = thread / TOKENS;
+    let own = thread % TOKENS;
+    if column < columns && token + own < tokens {
         var total = 0.0;
         for (var i = 0u; i < THREADS; i += 1u) {
-            total += sums[thread][i];
+            total += sums[column][i][own];
         }
-        out[group.y * params.rank + first + thread] = params.scale * total;
+        out[(token + own) * params.rank + first + column] = params.scale * total;
     }
 }

@@ -1,41 +1,38 @@
 //! `Y = X Wᵀ + bias + residual` with a weight matrix in any format: for a single token the kernel
 //! of [`matvec`](super::matvec), which is bound by reading W, for many `matmul.wgsl`, which is bound
-//! by arithmetic, or on software adapters `matmul_subgroup.wgsl`.
+//! by arithmetic, or on software adapters `matmul_rows.wgsl`.
 
 use super::matvec::{Extras, matvec};
 use super::weight::{BLOCK, Format, Matrix};
 use super::{ONE, Rows, Tensor, check, weight};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
+use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder, Variant};
 
-const MATMUL: Kernel = Kernel {
-    name: "matmul",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matmul_bindings.wgsl"),
-        include_str!("matmul.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Read, Write],
-};
+macro_rules! kernel {
+    ($name:literal, $($part:literal),+) => {
+        Kernel {
+            name: $name,
+            source: &[
+                include_str!("step.wgsl"),
+                include_str!("weight.wgsl"),
+                include_str!("matmul_bindings.wgsl"),
+                $(include_str!($part)),+
+            ],
+            storage: &[Read, Read, Read, Read, Read, Write],
+        }
+    };
+}
 
-const MATMUL_SUBGROUP: Kernel = Kernel {
-    name: "matmul_subgroup",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matmul_bindings.wgsl"),
-        include_str!("matmul_subgroup.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Read, Write],
-};
+const TILES: Kernel = kernel!("matmul_tile", "matmul.wgsl");
+const LOADS: Kernel = kernel!("matmul_loads", "eight_loads.wgsl", "matmul_rows.wgsl");
+const BROADCAST: Kernel = kernel!("matmul_broadcast", "eight_broadcast.wgsl", "matmul_rows.wgsl");
 
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;
-/// Rows of W and tokens that a workgroup of `matmul_subgroup.wgsl` does.
-const SUBGROUP_ROWS: usize = 32;
-const SUBGROUP_TOKENS: u32 = 16;
+/// Rows of W and tokens that a workgroup of `matmul_rows.wgsl` does.
+const GROUP_ROWS: usize = 64;
+const GROUP_TOKENS: u32 = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -44,7 +41,7 @@ struct Params {
     x_row: u32,
     y_row: u32,
     in_features: u32,
-    out_features: u32,
+    y_cols: u32,
     first_out: u32,
     part_rows: u32,
     has_bias: u32,
@@ -53,7 +50,8 @@ struct Params {
 
 /// Records `y[t, o] = Σ_i x[t, i] · w[o, i] + bias[o] + residual[t, o]`.
 ///
-/// `x` (T, in), `w` (out, in), `bias` (out), `residual` and `y` (T, out). `x` and `y` may be
+/// `x` (T, in), `w` (out, in), `bias` (out), `residual` and `y` (T, out), or both with more columns,
+/// which are left alone. `x` and `y` may be
 /// windows of larger tensors; T is what they have in use, and a `y` with room for one token takes
 /// the kernel made for one.
 pub fn matmul(
@@ -74,7 +72,7 @@ pub fn matmul(
             x_row: x.first_row(),
             y_row: y.first_row(),
             in_features: w.cols() as u32,
-            out_features: w.rows() as u32,
+            y_cols: y.cols() as u32,
             first_out: part.first_row as u32,
             part_rows: part.rows as u32,
             has_bias: bias.is_some().into(),
@@ -90,12 +88,12 @@ pub fn matmul(
             residual.map_or(x.binding(), Tensor::binding),
             y.binding(),
         ];
-        let (kernel, grid) = if r.context().prefers_broadcasts() {
-            let rows = Extent::cover(part.rows, SUBGROUP_ROWS);
-            (&MATMUL_SUBGROUP, [rows, y.per_token(SUBGROUP_TOKENS), ONE])
-        } else {
-            (&MATMUL, [Extent::cover(part.rows, TILE), y.per_token(TILE as u32), ONE])
+        let (kernel, rows, tokens) = match r.context().variants().matmul {
+            Variant::Tile => (&TILES, TILE, TILE as u32),
+            Variant::Loads => (&LOADS, GROUP_ROWS, GROUP_TOKENS),
+            Variant::Broadcast => (&BROADCAST, GROUP_ROWS, GROUP_TOKENS),
         };
+        let grid = [Extent::cover(part.rows, rows), y.per_token(tokens), ONE];
         r.dispatch(kernel, &[w.format().constant()], &params, &bindings, grid)?;
     }
     Ok(())

@@ -68,7 +68,7 @@ fn main(
             let row = first_row + local.x * PER + j;
             if token < tokens && row < params.part_rows {
                 let out = params.first_out + row;
-                let at = (params.y_row + token) * params.out_features + out;
+                let at = (params.y_row + token) * params.y_cols + out;
                 var total = sums[i][j];
                 if params.has_bias != 0u {
                     total += bias[out];

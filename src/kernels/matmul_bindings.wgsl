@@ -4,7 +4,7 @@ struct Params {
     x_row: u32,
     y_row: u32,
     in_features: u32,
-    out_features: u32,
+    y_cols: u32, // the outputs, or more
     first_out: u32, // of the part of W that is bound
     part_rows: u32, // of that part
     has_bias: u32,

@@ -5,33 +5,40 @@ use super::weight::{BLOCK, Format, Matrix};
 use super::{ONE, Rows, Tensor, check, weight};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Context, Extent, Kernel, Recorder};
+use crate::gpu::{Context, Extent, Kernel, Recorder, Variant};
 
-const KERNEL: Kernel = Kernel {
-    name: "matmul_transposed",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matmul_transposed_bindings.wgsl"),
-        include_str!("matmul_transposed.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Write],
-};
+macro_rules! kernel {
+    ($name:literal, $($part:literal),+) => {
+        Kernel {
+            name: $name,
+            source: &[
+                include_str!("step.wgsl"),
+                include_str!("weight.wgsl"),
+                include_str!("matmul_transposed_bindings.wgsl"),
+                $(include_str!($part)),+
+            ],
+            storage: &[Read, Read, Read, Write],
+        }
+    };
+}
 
-const MATMUL_TRANSPOSED_SUBGROUP: Kernel = Kernel {
-    name: "matmul_transposed_subgroup",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matmul_transposed_bindings.wgsl"),
-        include_str!("matmul_transposed_subgroup.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Write],
-};
+const TILES: Kernel = kernel!("matmul_transposed_tile", "matmul_transposed.wgsl");
+const LOADS: Kernel = kernel!(
+    "matmul_transposed_loads",
+    "eight_loads.wgsl",
+    "matmul_transposed_loads.wgsl",
+    "matmul_transposed_rows.wgsl"
+);
+const BROADCAST: Kernel = kernel!(
+    "matmul_transposed_broadcast",
+    "eight_broadcast.wgsl",
+    "matmul_transposed_broadcast.wgsl",
+    "matmul_transposed_rows.wgsl"
+);
 
-/// Columns and tokens that a workgroup of `matmul_transposed_subgroup.wgsl` does.
-const SUBGROUP_COLS: usize = 2 * BLOCK;
-const SUBGROUP_TOKENS: u32 = 8;
+/// Columns and tokens that a workgroup of `matmul_transposed_rows.wgsl` does.
+const GROUP_COLS: usize = 2 * BLOCK;
+const GROUP_TOKENS: u32 = 16;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -40,7 +47,7 @@ struct Params {
     dy_row: u32,
     dx_row: u32,
     in_features: u32,
-    out_features: u32,
+    dy_cols: u32,
     first_out: u32,
     part_rows: u32,
     accumulate: u32,
@@ -63,7 +70,7 @@ pub fn matmul_transposed(
             dy_row: dy.first_row(),
             dx_row: dx.first_row(),
             in_features: w.cols() as u32,
-            out_features: w.rows() as u32,
+            dy_cols: dy.cols() as u32,
             first_out: part.first_row as u32,
             part_rows: part.rows as u32,
             accumulate: (accumulate || i > 0).into(),
@@ -71,10 +78,10 @@ pub fn matmul_transposed(
         };
         let [values, scales] = w.planes(part);
         let bindings = [values, scales, dy.binding(), dx.binding()];
-        let (kernel, cols, tokens) = if r.context().prefers_broadcasts() {
-            (&MATMUL_TRANSPOSED_SUBGROUP, SUBGROUP_COLS, SUBGROUP_TOKENS)
-        } else {
-            (&KERNEL, BLOCK, BLOCK as u32)
+        let (kernel, cols, tokens) = match r.context().variants().matmul_transposed {
+            Variant::Tile => (&TILES, BLOCK, BLOCK as u32),
+            Variant::Loads => (&LOADS, GROUP_COLS, GROUP_TOKENS),
+            Variant::Broadcast => (&BROADCAST, GROUP_COLS, GROUP_TOKENS),
         };
         let grid = [Extent::cover(w.cols(), cols), dy.per_token(tokens), ONE];
         r.dispatch(kernel, &[w.format().constant()], &params, &bindings, grid)?;

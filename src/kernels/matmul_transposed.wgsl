@@ -29,7 +29,7 @@ fn main(
             for (var j = 0u; j < 4u; j += 1u) {
                 let token = first_token + four * 4u + j;
                 if token < tokens && row < params.part_rows {
-                    let at = (params.dy_row + token) * params.out_features;
+                    let at = (params.dy_row + token) * params.dy_cols;
                     values[j] = dy[at + params.first_out + row];
                 }
             }

@@ -4,7 +4,7 @@ struct Params {
     dy_row: u32,
     dx_row: u32,
     in_features: u32,
-    out_features: u32,
+    dy_cols: u32, // the outputs, or more
     first_out: u32, // of the part of W that is bound
     part_rows: u32, // of that part
     accumulate: u32,

@@ -3,40 +3,43 @@
 //! halves, of which the first comes with a product of the same input and the second with the one
 //! that is updated. A decoded token then takes few dispatches, each with much to do.
 //!
-//! `matvec.wgsl` is bound by reading W; software adapters take `matvec_subgroup.wgsl`.
+//! `matvec.wgsl` is bound by reading W; software adapters take `matvec_rows.wgsl`.
 
 use super::lora::{self, Param};
 use super::weight::{Format, Matrix};
 use super::{ONE, Tensor, check, matmul, rms_norm, silu_mul, weight};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
+use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder, Variant};
 
-const KERNEL: Kernel = Kernel {
-    name: "matvec",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matvec_bindings.wgsl"),
-        include_str!("matvec.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Read, Read, Read, Write],
-};
+macro_rules! kernel {
+    ($name:literal, $($part:literal),+) => {
+        Kernel {
+            name: $name,
+            source: &[
+                include_str!("step.wgsl"),
+                include_str!("weight.wgsl"),
+                include_str!("matvec_bindings.wgsl"),
+                $(include_str!($part)),+
+            ],
+            storage: &[Read, Read, Read, Read, Read, Read, Read, Write],
+        }
+    };
+}
 
-const SUBGROUP_KERNEL: Kernel = Kernel {
-    name: "matvec_subgroup",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("weight.wgsl"),
-        include_str!("matvec_bindings.wgsl"),
-        include_str!("matvec_subgroup.wgsl"),
-    ],
-    storage: KERNEL.storage,
-};
+const TILES: Kernel = kernel!("matvec_tile", "matvec.wgsl");
+const LOADS: Kernel = kernel!("matvec_loads", "matvec_loads.wgsl", "matvec_rows.wgsl");
+const BROADCAST: Kernel = kernel!(
+    "matvec_broadcast",
+    "eight_broadcast.wgsl",
+    "matvec_broadcast.wgsl",
+    "matvec_rows.wgsl"
+);
 
-/// Rows of W that a workgroup does; of `matvec_subgroup.wgsl` half as many pairs.
+/// Rows of W that a workgroup of `matvec.wgsl` does, pairs or not, and of `matvec_rows.wgsl`, or half as
+/// many pairs.
 const ROWS: usize = 8;
-const SUBGROUP_ROWS: usize = 64;
+const GROUP_ROWS: usize = 64;
 /// Columns of an A that a workgroup does.
 const COLUMNS: usize = 8;
 
@@ -128,12 +131,11 @@ pub fn matvec(
 ) -> Result<()> {
     let Extras { norm, gate, bias, residual, up, down } = extras;
     let outs = gate.map_or(w.rows(), |gate| gate.outs);
-    let subgroups = r.context().prefers_broadcasts();
-    let kernel = if subgroups { &SUBGROUP_KERNEL } else { &KERNEL };
-    let per = match (subgroups, gate.is_some()) {
-        (false, _) => ROWS,
-        (true, false) => SUBGROUP_ROWS,
-        (true, true) => SUBGROUP_ROWS / 2,
+    let paired = if gate.is_some() { GROUP_ROWS / 2 } else { GROUP_ROWS };
+    let (kernel, per) = match r.context().variants().matvec {
+        Variant::Tile => (&TILES, ROWS),
+        Variant::Loads => (&LOADS, paired),
+        Variant::Broadcast => (&BROADCAST, paired),
     };
     let constants = [
         w.format().constant(),

@@ -7,7 +7,6 @@
 
 pub mod add;
 pub mod append;
-pub mod argmax;
 pub mod attention;
 pub mod attention_backward;
 pub mod attention_step;
@@ -15,6 +14,7 @@ pub mod check;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gate;
+pub mod kv;
 pub mod last_row;
 pub mod lora;
 pub mod loss_sum;
@@ -25,9 +25,11 @@ pub mod optimizer;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
+pub mod sample;
 pub mod self_test;
 pub mod silu_mul;
 mod tensor;
+pub mod tune;
 pub mod weight;
 
 pub use crate::data::token::{Target, Token};

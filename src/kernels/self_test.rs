@@ -7,10 +7,11 @@
 use std::pin::Pin;
 
 use super::attention::AttentionShape;
+use super::kv::KvType;
 use super::weight::Format;
 use super::{
-    add, append, argmax, attention, attention_step, check, embedding, gate, last_row, lora, matmul,
-    matmul_transposed, matvec, optimizer, rms_norm, rope, silu_mul,
+    add, append, attention, attention_step, check, embedding, gate, last_row, lora, matmul,
+    matmul_transposed, matvec, optimizer, rms_norm, rope, sample, silu_mul,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -80,14 +81,16 @@ pub fn quick() -> Vec<Check> {
     let mut checks = vec![
         Check::new("rms_norm", async |c| rms_norm::parity(c, 2, 65).await),
         Check::new("rope", async |c| rope::parity(c, 3, 3, 16).await),
-        Check::new("append", async |c| append::parity(c, 2, 65).await),
+        Check::new("append", async |c| append::parity(c, 2, 68, KvType::F16).await),
         Check::new("attention", async |c| attention::parity(c, &[3, 7], HEADS).await),
-        Check::new("attention_step", async |c| attention_step::parity(c, (0, 7), HEADS, 3).await),
+        Check::new("attention_step", async |c| {
+            attention_step::parity(c, (0, 7), HEADS, 3, KvType::F16).await
+        }),
         Check::new("silu_mul", async |c| silu_mul::parity(c, 2, 65).await),
         Check::new("gate", async |c| gate::parity(c, 65, 3).await),
         Check::new("add", async |c| add::parity(c, 2, 65).await),
         Check::new("last_row", async |c| last_row::parity(c, 2, 65).await),
-        Check::new("argmax", async |c| argmax::parity(c, &check::noise(1, 1000)).await),
+        Check::new("sample", async |c| sampled(c, 1000).await),
         Check::new("lora", async |c| lora::parity(c, 2, (33, 65), 3).await),
     ];
     for format in Format::ALL {
@@ -98,6 +101,21 @@ pub fn quick() -> Vec<Check> {
         ]);
     }
     checks
+}
+
+/// The most likely of `n` tokens, and a draw among some of them.
+async fn sampled(context: &Context, n: usize) -> Result<()> {
+    let logits: Vec<f32> = check::noise(1, n).iter().map(|v| v * 8.0).collect();
+    sample::parity(context, &logits, &sample::GREEDY, &[]).await?;
+    let warm = sample::SampleParams {
+        temperature: 0.9,
+        top_k: 50,
+        top_p: 0.9,
+        min_p: 0.01,
+        repeat_penalty: 1.1,
+        ..sample::GREEDY
+    };
+    sample::parity(context, &logits, &warm, &[0, 3]).await
 }
 
 /// Every kernel, in every weight format, in several shapes.
@@ -113,7 +131,8 @@ pub fn thorough() -> Vec<Check> {
                 .await
         }),
         Check::new("append", async move |c| {
-            each(rows, async |(tokens, cols)| append::parity(c, tokens, cols).await).await
+            let shapes = [(1, 4, KvType::F32), (3, 64, KvType::F16), (2, 576, KvType::F32)];
+            each(shapes, async |(tokens, cols, kv)| append::parity(c, tokens, cols, kv).await).await
         }),
         Check::new("attention", async |c| {
             let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
@@ -124,10 +143,10 @@ pub fn thorough() -> Vec<Check> {
         }),
         Check::new("attention_step", async |c| {
             let shape = |heads, kv_heads, head_dim| AttentionShape { heads, kv_heads, head_dim };
-            attention_step::parity(c, (0, 0), shape(1, 1, 8), 0).await?;
-            attention_step::parity(c, (3, 70), shape(9, 3, 64), 8).await?;
-            attention_step::parity(c, (0, 64), shape(2, 1, 24), 3).await?;
-            attention_step::parity(c, (0, 63), shape(2, 2, 256), 19).await
+            attention_step::parity(c, (0, 0), shape(1, 1, 8), 0, KvType::F32).await?;
+            attention_step::parity(c, (3, 70), shape(9, 3, 64), 8, KvType::F16).await?;
+            attention_step::parity(c, (0, 64), shape(2, 1, 24), 3, KvType::F32).await?;
+            attention_step::parity(c, (0, 63), shape(2, 2, 256), 19, KvType::F16).await
         }),
         Check::new("gate", async |c| {
             each([(1, 1), (65, 3), (600, 19)], async |(cols, rank)| {
@@ -144,8 +163,8 @@ pub fn thorough() -> Vec<Check> {
         Check::new("last_row", async move |c| {
             each(rows, async |(tokens, cols)| last_row::parity(c, tokens, cols).await).await
         }),
-        Check::new("argmax", async |c| {
-            each([1, 255, 257, 49152], async |n| argmax::parity(c, &check::noise(1, n)).await).await
+        Check::new("sample", async |c| {
+            each([1, 255, 257, 49152], async |n| sampled(c, n).await).await
         }),
         Check::new("lora", async |c| {
             let shapes = [(1, (1, 1), 1), (3, (65, 33), 5), (33, (100, 70), 19)];

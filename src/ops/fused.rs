@@ -86,7 +86,7 @@ impl GpuOps {
             &mut self.recorder,
             &projected,
             (&self.tokens, &self.rope_table),
-            (&cache.0, &cache.1),
+            (&cache.0, &cache.1, cache.2),
             shape,
             o.update.map(|lora| Narrow { a: lora.a.param(), rank, at: cols }),
             &mixed,

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Adapted, Linear, Lora, Norm, Ops};
 use crate::gpu::{Buffer, Context, Recorder, Recording};
 use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::kv::KvType;
 use crate::kernels::lora::{Param, lora_down, lora_up_add};
 use crate::kernels::weight::Matrix;
 use crate::kernels::{Rows, Tensor, append, embedding, matmul, rms_norm, rope, silu_mul};
@@ -68,6 +69,9 @@ impl Pool {
 pub struct KvCache {
     layers: Vec<(Buffer, Buffer)>,
     capacity: usize,
+    kv: KvType,
+    /// Features of a row.
+    cols: usize,
 }
 
 impl KvCache {
@@ -77,10 +81,20 @@ impl KvCache {
         blocks: usize,
         capacity: usize,
         shape: AttentionShape,
+        kv: KvType,
     ) -> Result<Self> {
-        let bytes = (capacity * shape.kv_heads * shape.head_dim * 4) as u64;
-        let layer = |_| Ok((context.storage("keys", bytes)?, context.storage("values", bytes)?));
-        Ok(Self { layers: (0..blocks).map(layer).collect::<Result<_>>()?, capacity })
+        let cols = shape.kv_heads * shape.head_dim;
+        let mut cache = Self { layers: Vec::new(), capacity, kv, cols };
+        for _ in 0..blocks {
+            let layer = cache.layer(context, capacity)?;
+            cache.layers.push(layer);
+        }
+        Ok(cache)
+    }
+
+    fn layer(&self, context: &Context, capacity: usize) -> Result<(Buffer, Buffer)> {
+        let bytes = (capacity * self.cols * self.kv.bytes()) as u64;
+        Ok((context.storage("keys", bytes)?, context.storage("values", bytes)?))
     }
 
     /// Tokens it has room for.
@@ -88,16 +102,23 @@ impl KvCache {
         self.capacity
     }
 
-    /// A cache for more tokens with the same contents.
-    pub fn grown(&self, context: &Context, capacity: usize, shape: AttentionShape) -> Result<Self> {
-        let grown = Self::new(context, self.layers.len(), capacity, shape)?;
-        let mut encoder = context.device().create_command_encoder(&Default::default());
-        for ((k, v), (new_k, new_v)) in self.layers.iter().zip(&grown.layers) {
-            encoder.copy_buffer_to_buffer(k, 0, new_k, 0, Some(k.size()));
-            encoder.copy_buffer_to_buffer(v, 0, new_v, 0, Some(v.size()));
+    /// Makes room for `capacity` tokens, no fewer than now, and keeps what it holds. Block by block,
+    /// so that if nobody else holds it, there are never two caches.
+    ///
+    /// # Errors
+    /// Too little memory; it has the room then that it had.
+    pub fn grow(&mut self, context: &Context, capacity: usize) -> Result<()> {
+        for i in 0..self.layers.len() {
+            let grown = self.layer(context, capacity)?;
+            let (k, v) = &self.layers[i];
+            let mut encoder = context.device().create_command_encoder(&Default::default());
+            encoder.copy_buffer_to_buffer(k, 0, &grown.0, 0, Some(k.size()));
+            encoder.copy_buffer_to_buffer(v, 0, &grown.1, 0, Some(v.size()));
+            context.submit(encoder);
+            self.layers[i] = grown;
         }
-        context.queue().submit([encoder.finish()]);
-        Ok(grown)
+        self.capacity = capacity;
+        Ok(())
     }
 }
 
@@ -157,9 +178,9 @@ impl GpuOps {
     }
 
     /// Keys and values of a block, if there is a cache.
-    pub(super) fn cache_of(&self, layer: usize) -> Result<Option<(Buffer, Buffer)>> {
+    pub(super) fn cache_of(&self, layer: usize) -> Result<Option<(Buffer, Buffer, KvType)>> {
         let Some(cache) = &self.cache else { return Ok(None) };
-        let found = cache.layers.get(layer).cloned();
+        let found = cache.layers.get(layer).map(|(k, v)| (k.clone(), v.clone(), cache.kv));
         found.map(Some).ok_or_else(|| Error::invalid(format!("the cache has no block {layer}")))
     }
 
@@ -229,13 +250,14 @@ impl Ops for GpuOps {
         let out = self.pool.tensor(q.capacity(), q.cols())?;
         let cache = self.cache_of(layer)?;
         let r = &mut self.recorder;
-        let Some((keys, values)) = cache else {
-            attention(r, q, k.buffer(), v.buffer(), &self.tokens, shape, &out, None)?;
+        let Some((keys, values, kv)) = cache else {
+            let own = (k.buffer(), v.buffer(), KvType::F32);
+            attention(r, q, own, &self.tokens, shape, &out, None)?;
             return Ok(out);
         };
-        append::append(r, k, &self.tokens, &keys)?;
-        append::append(r, v, &self.tokens, &values)?;
-        attention(r, q, &keys, &values, &self.tokens, shape, &out, None)?;
+        append::append(r, k, &self.tokens, &keys, kv)?;
+        append::append(r, v, &self.tokens, &values, kv)?;
+        attention(r, q, (&keys, &values, kv), &self.tokens, shape, &out, None)?;
         Ok(out)
     }
 

@@ -166,9 +166,19 @@ pub fn mlp<O: Ops + ?Sized>(
     layers: &[AdaptedBy<'_, O>; 3],
 ) -> Result<O::Tensor> {
     let [gate, up, down] = layers;
+    let gated = gated(ops, x, norm, [gate, up])?;
+    ops.linear(&gated, down.layer, down.update, Some(x))
+}
+
+/// What [`mlp`] has before its last layer: `silu(gate(n)) · up(n)` of the normalised x.
+fn gated<O: Ops + ?Sized>(
+    ops: &mut O,
+    x: &O::Tensor,
+    norm: &Norm<'_, O::Vector>,
+    [gate, up]: [&AdaptedBy<'_, O>; 2],
+) -> Result<O::Tensor> {
     let normed = ops.rms_norm(x, norm.weight, norm.eps)?;
     let gates = ops.linear(&normed, gate.layer, gate.update, None)?;
     let ups = ops.linear(&normed, up.layer, up.update, None)?;
-    let gated = ops.silu_mul(&gates, &ups)?;
-    ops.linear(&gated, down.layer, down.update, Some(x))
+    ops.silu_mul(&gates, &ups)
 }

@@ -8,12 +8,13 @@
 use std::collections::HashMap;
 
 use super::gpu::{GpuLora, GpuOps, Parameter};
-use super::{Linear, Ops};
+use super::{Adapted, Linear, Norm, Ops};
 use crate::Result;
 use crate::gpu::{Buffer, Recording};
 use crate::kernels::add::add;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::attention_backward;
+use crate::kernels::kv::KvType;
 use crate::kernels::lora::{
     Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_up_backward,
 };
@@ -75,11 +76,44 @@ enum Entry {
         up: Tracked,
         y: usize,
     },
+    /// Layers of a normalised input that was not kept: it is computed again.
+    Normed(Box<Normed>),
+    /// An MLP whose inner tensors were not kept: they are computed again.
+    Mlp(Box<Mlp>, usize),
+}
+
+struct Normed {
+    x: Tracked,
+    norm: (Buffer, f32),
+    layers: [Product; 3],
+}
+
+struct Product {
+    layer: Linear<Matrix, Buffer>,
+    lora: Option<GpuLora>,
+    /// `x A`.
+    down: Option<Tensor>,
+    y: usize,
+}
+
+struct Mlp {
+    x: Tracked,
+    norm: (Buffer, f32),
+    /// Gate, up and down.
+    layers: [(Linear<Matrix, Buffer>, Option<GpuLora>); 3],
+    /// `x A` of the last layer.
+    down: Option<Tensor>,
 }
 
 /// Records forward operations, then their backward.
+///
+/// Of an MLP it keeps the input alone, and of a norm nothing, unless [`Self::keep_all`] says otherwise:
+/// that is three quarters of a block's activations, and takes half of its arithmetic to compute again.
 pub struct Tape {
     ops: GpuOps,
+    keeps_all: bool,
+    /// What is recorded now leaves no entries.
+    paused: bool,
     /// The gradients of the adapter's parameters, laid out as the parameters are.
     parameter_gradients: Buffer,
     entries: Vec<Entry>,
@@ -93,11 +127,18 @@ impl Tape {
     pub fn new(ops: GpuOps, parameter_gradients: &Buffer) -> Self {
         Self {
             ops,
+            keeps_all: false,
+            paused: false,
             parameter_gradients: parameter_gradients.clone(),
             entries: Vec::new(),
             gradients: HashMap::new(),
             ids: 0,
         }
+    }
+
+    /// Keeps what is between the layers of an MLP too.
+    pub fn keep_all(self) -> Self {
+        Self { keeps_all: true, ..self }
     }
 
     /// The recorder below, for operations that need no backward of their own.
@@ -113,7 +154,7 @@ impl Tape {
     /// The same tensor, cut off from what it was computed from. Its gradient is still wanted if it
     /// was before.
     pub fn leaf(&mut self, x: &Tracked) -> Tracked {
-        Tracked { tensor: x.tensor.clone(), id: x.id.map(|_| self.new_id()) }
+        Tracked { tensor: x.tensor.clone(), id: self.track(x.id.is_some()) }
     }
 
     /// Forgets how everything so far was computed, which frees what its backward would need.
@@ -208,6 +249,60 @@ impl Tape {
                 }
                 Ok(())
             }
+            Entry::Normed(normed) => {
+                let Normed { x, norm: (weight, eps), layers } = *normed;
+                if layers.iter().all(|product| !self.gradients.contains_key(&product.y)) {
+                    return Ok(());
+                }
+                let normed = self.rms_norm(&x, &weight, eps)?;
+                for Product { layer, lora, down, y } in layers {
+                    self.note_linear(&normed, &layer, lora.as_ref(), down, None, y);
+                }
+                Ok(())
+            }
+            Entry::Mlp(mlp, y) => {
+                let Mlp { x, norm: (weight, eps), layers, down } = *mlp;
+                let norm = Norm { weight: &weight, eps };
+                let [gate, up, last] =
+                    layers.each_ref().map(|(layer, lora)| Adapted { layer, update: lora.as_ref() });
+                let gated = super::gated(self, &x, &norm, [&gate, &up])?;
+                self.note_linear(&gated, last.layer, last.update, down, Some(&x), y);
+                Ok(())
+            }
+        }
+    }
+
+    /// The product of the normalised x with a layer, and what [`Entry::Normed`] keeps of it.
+    fn product_of(
+        &mut self,
+        normed: &Tensor,
+        adapted: &Adapted<'_, Matrix, Buffer, GpuLora>,
+        x: &Tracked,
+    ) -> Result<(Tracked, Product)> {
+        let Adapted { layer, update } = adapted;
+        let tensor = self.ops.tensor(layer.weight.rows())?;
+        let down = self.ops.linear_into(normed, layer, *update, None, &tensor)?;
+        let id = self.track(x.id.is_some() || update.is_some());
+        let (layer, lora, y) = ((*layer).clone(), update.cloned(), self.ids);
+        Ok((Tracked { tensor, id }, Product { layer, lora, down, y }))
+    }
+
+    /// Leaves the entries of `y = x Wᵀ + …`, of which `down` is `x A`.
+    fn note_linear(
+        &mut self,
+        x: &Tracked,
+        layer: &Linear<Matrix, Buffer>,
+        lora: Option<&GpuLora>,
+        down: Option<Tensor>,
+        residual: Option<&Tracked>,
+        y: usize,
+    ) {
+        if x.id.is_some() || lora.is_some() {
+            let (x, weight) = (x.clone(), layer.weight.clone());
+            self.entries.push(Entry::Linear { x, weight, lora: lora.cloned().zip(down), y });
+        }
+        if let Some(residual) = residual {
+            self.entries.push(Entry::Residual { x: residual.clone(), y });
         }
     }
 
@@ -249,9 +344,10 @@ impl Tape {
         Ok(Some((fresh, false)))
     }
 
-    fn new_id(&mut self) -> usize {
+    /// The name of a new tensor's gradient, if it has one.
+    fn track(&mut self, trained: bool) -> Option<usize> {
         self.ids += 1;
-        self.ids
+        (trained && !self.paused).then_some(self.ids)
     }
 }
 
@@ -270,7 +366,7 @@ impl Ops for Tape {
     fn rms_norm(&mut self, x: &Tracked, weight: &Buffer, eps: f32) -> Result<Tracked> {
         let y = self.ops.tensor(x.tensor.cols())?;
         rms_norm::rms_norm(&mut self.ops.recorder, &x.tensor, weight, eps, &y)?;
-        let id = x.id.map(|_| self.new_id());
+        let id = self.track(x.id.is_some());
         if let Some(y) = id {
             self.entries.push(Entry::RmsNorm { x: x.clone(), weight: weight.clone(), eps, y });
         }
@@ -287,23 +383,16 @@ impl Ops for Tape {
         let y = self.ops.tensor(layer.weight.rows())?;
         let down = self.ops.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
         let trained = x.id.is_some() || lora.is_some() || residual.is_some_and(|r| r.id.is_some());
-        let id = trained.then(|| self.new_id());
-        if let Some(y) = id {
-            if x.id.is_some() || lora.is_some() {
-                let lora = lora.cloned().zip(down);
-                let weight = layer.weight.clone();
-                self.entries.push(Entry::Linear { x: x.clone(), weight, lora, y });
-            }
-            if let Some(residual) = residual {
-                self.entries.push(Entry::Residual { x: residual.clone(), y });
-            }
+        let id = self.track(trained);
+        if let Some(id) = id {
+            self.note_linear(x, layer, lora, down, residual, id);
         }
         Ok(Tracked { tensor: y, id })
     }
 
     fn rope(&mut self, x: Tracked, head_dim: usize) -> Result<Tracked> {
         let tensor = self.ops.rope(x.tensor, head_dim)?;
-        let id = x.id.map(|_| self.new_id());
+        let id = self.track(x.id.is_some());
         if let (Some(x), Some(y)) = (x.id, id) {
             self.entries.push(Entry::Rope { x, head_dim, y });
         }
@@ -323,17 +412,15 @@ impl Ops for Tape {
         attention(
             &mut self.ops.recorder,
             &q.tensor,
-            k.tensor.buffer(),
-            v.tensor.buffer(),
+            (k.tensor.buffer(), v.tensor.buffer(), KvType::F32),
             &self.ops.tokens,
             shape,
             &out,
             Some(&lse),
         )?;
-        let trained = [q, k, v].iter().any(|x| x.id.is_some());
-        let id = trained.then(|| self.new_id());
+        let id = self.track([q, k, v].iter().any(|x| x.id.is_some()));
         let out = Tracked { tensor: out, id };
-        if trained {
+        if id.is_some() {
             let (q, k, v) = (q.clone(), k.clone(), v.clone());
             self.entries.push(Entry::Attention { q, k, v, out: out.clone(), lse, shape });
         }
@@ -343,10 +430,67 @@ impl Ops for Tape {
     fn silu_mul(&mut self, gate: &Tracked, up: &Tracked) -> Result<Tracked> {
         let y = self.ops.tensor(gate.tensor.cols())?;
         silu_mul::silu_mul(&mut self.ops.recorder, &gate.tensor, &up.tensor, &y)?;
-        let trained = gate.id.is_some() || up.id.is_some();
-        let id = trained.then(|| self.new_id());
+        let id = self.track(gate.id.is_some() || up.id.is_some());
         if let Some(y) = id {
             self.entries.push(Entry::SiluMul { gate: gate.clone(), up: up.clone(), y });
+        }
+        Ok(Tracked { tensor: y, id })
+    }
+
+    fn self_attention(
+        &mut self,
+        layer: usize,
+        x: &Tracked,
+        norm: &Norm<'_, Buffer>,
+        layers: &[Adapted<'_, Matrix, Buffer, GpuLora>; 4],
+        shape: AttentionShape,
+    ) -> Result<Tracked> {
+        let [inner @ .., o] = layers;
+        let trained = x.id.is_some() || inner.iter().any(|layer| layer.update.is_some());
+        if self.keeps_all || !trained {
+            return super::self_attention(self, layer, x, norm, layers, shape);
+        }
+        self.paused = true;
+        let normed = self.rms_norm(x, norm.weight, norm.eps);
+        self.paused = false;
+        let normed = normed?.tensor;
+        let [q, k, v] = inner;
+        let (q, kept_q) = self.product_of(&normed, q, x)?;
+        let (k, kept_k) = self.product_of(&normed, k, x)?;
+        let (v, kept_v) = self.product_of(&normed, v, x)?;
+        drop(normed);
+        let layers = [kept_q, kept_k, kept_v];
+        let norm = (norm.weight.clone(), norm.eps);
+        self.entries.push(Entry::Normed(Box::new(Normed { x: x.clone(), norm, layers })));
+        let q = self.rope(q, shape.head_dim)?;
+        let k = self.rope(k, shape.head_dim)?;
+        let mixed = self.attention(layer, &q, &k, &v, shape)?;
+        self.linear(&mixed, o.layer, o.update, Some(x))
+    }
+
+    fn mlp(
+        &mut self,
+        x: &Tracked,
+        norm: &Norm<'_, Buffer>,
+        layers: &[Adapted<'_, Matrix, Buffer, GpuLora>; 3],
+    ) -> Result<Tracked> {
+        let [gate, up, down] = layers;
+        let trained = x.id.is_some() || layers.iter().any(|layer| layer.update.is_some());
+        if self.keeps_all || !trained {
+            return super::mlp(self, x, norm, layers);
+        }
+        self.paused = true;
+        let gated = super::gated(self, x, norm, [gate, up]);
+        self.paused = false;
+        let y = self.ops.tensor(down.layer.weight.rows())?;
+        let (gated, residual) = (gated?.tensor, Some(&x.tensor));
+        let h = self.ops.linear_into(&gated, down.layer, down.update, residual, &y)?;
+        let id = self.track(true);
+        if let Some(id) = id {
+            let layers = [gate, up, down].map(|l| (l.layer.clone(), l.update.cloned()));
+            let norm = (norm.weight.clone(), norm.eps);
+            self.entries
+                .push(Entry::Mlp(Box::new(Mlp { x: x.clone(), norm, layers, down: h }), id));
         }
         Ok(Tracked { tensor: y, id })
     }

@@ -124,18 +124,15 @@ impl Learner for GpuLearner {
             encoder.clear_buffer(&self.optimizer.gradients, 0, None);
         }
         encoder.clear_buffer(&self.buffers.loss, 0, None);
-        {
-            let mut pass = encoder.begin_compute_pass(&Default::default());
-            self.step.recording().encode(&mut pass, step.tokens);
-            if train.last {
-                self.update.encode(&mut pass, step.tokens);
-            }
+        self.step.recording().encode(&mut encoder, step.tokens, 1)?;
+        if train.last {
+            self.update.encode(&mut encoder, step.tokens, 1)?;
         }
         let slot = 8 * train.slot as u64;
         let (loss, clip) = (&self.buffers.loss, &self.optimizer.clip);
         encoder.copy_buffer_to_buffer(loss, 0, &self.history, slot, Some(4));
         encoder.copy_buffer_to_buffer(clip, 4, &self.history, slot + 4, Some(4));
-        self.context.queue().submit([encoder.finish()]);
+        self.context.submit(encoder);
         self.updates = train.updates;
         self.context.check()?;
         if self.context.adapter().is_software {
@@ -152,12 +149,11 @@ impl Learner for GpuLearner {
     async fn loss(&mut self, batches: Vec<Batch>) -> Result<f32> {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
         encoder.clear_buffer(&self.buffers.loss, 0, None);
-        self.context.queue().submit([encoder.finish()]);
+        self.context.submit(encoder);
         for batch in batches {
             let step = Step { tokens: batch.tokens.len() as u32, ..Default::default() };
             self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
-            self.validation.recording().submit(step.tokens, 1);
-            self.context.check()?;
+            self.validation.recording().submit(step.tokens, 1)?;
         }
         let sum: Vec<f32> = self.context.read(&self.buffers.loss, 0, 1).await?;
         Ok(sum[0])

@@ -10,7 +10,10 @@ use crate::model::{Adapter, GpuLlama, rope_table};
 use crate::ops::{GpuLora, GpuOps, Linear, Ops, Tape};
 
 /// Bytes of logits that exist at once.
-const LOGITS_BYTES: usize = 16 << 20;
+const LOGITS_BYTES: usize = 8 << 20;
+/// Columns that nobody needs, so that the same column of neighbouring rows does not fall on the same
+/// lines of a cache, as at a vocabulary that is a multiple of a power of two it does.
+const LOGITS_PAD: usize = 16;
 
 /// What changes from batch to batch, for up to `capacity` tokens.
 #[derive(Debug)]
@@ -73,13 +76,13 @@ impl StepBuffers {
     ) -> Result<Option<Tensor>> {
         let vocab = head.weight.rows();
         let rows = (LOGITS_BYTES / (vocab * 4) / 32 * 32).clamp(32, self.capacity.max(32));
-        let logits = ops.rows(rows, vocab)?;
+        let logits = ops.rows(rows, vocab + LOGITS_PAD)?;
         let gradient = if want_gradient { Some(ops.tensor(normed.cols())?) } else { None };
         for begin in (0..self.capacity).step_by(rows) {
             let chunk = logits.standing_for(begin);
             ops.linear_into(&normed.window(begin, rows), head, None, None, &chunk)?;
             let r = ops.recorder();
-            cross_entropy(r, &chunk, &self.targets, &self.losses, want_gradient)?;
+            cross_entropy(r, (&chunk, vocab), &self.targets, &self.losses, want_gradient)?;
             if let Some(gradient) = &gradient {
                 matmul_transposed(r, &chunk, &head.weight, &gradient.window(begin, rows), false)?;
             }
@@ -131,6 +134,10 @@ impl StepRecording {
         grad_checkpoint: bool,
     ) -> Result<Self> {
         let mut tape = Tape::new(buffers.ops(context), gradients);
+        if grad_checkpoint {
+            // A block's at a time, from its input.
+            tape = tape.keep_all();
+        }
         let mut inputs = Vec::new();
         let mut x = tape.embedding(&model.embed_tokens)?;
         for layer in 0..model.layers.len() {

@@ -226,7 +226,7 @@ pub async fn gpu_logits(context: &Context, model: &Rc<GpuLlama>, ids: &[u32]) ->
     let mut ops = GpuOps::new(context, &step, &tokens, &table, ids.len(), None);
     let hidden = model.hidden(&mut ops, None).unwrap();
     let logits = model.logits(&mut ops, &hidden).unwrap();
-    ops.finish().submit(count.tokens, 1);
+    ops.finish().submit(count.tokens, 1).unwrap();
     let values = ids.len() * model.config.vocab_size;
     context.read(logits.buffer(), 0, values).await.unwrap()
 }

@@ -238,14 +238,14 @@ async fn greedy_tokens_in_one_submit_are_those_one_by_one() {
     let mut batched = decoder(&context, &model);
     batched.prefill(&prompt).unwrap();
     let mut found = Vec::new();
-    for count in [1, 8, Decoder::MOST_GREEDY, 2, Decoder::MOST_GREEDY] {
-        found.extend(batched.advance_greedy(count).await.unwrap());
+    for count in [1, 8, Decoder::MOST_PICKS, 2, Decoder::MOST_PICKS] {
+        found.extend(batched.extend(count).await.unwrap());
     }
     assert_eq!(found, expected);
     assert_eq!(batched.history(), [prompt, expected].concat());
     assert_close("after them", &logits(&batched).await, &logits(&one_by_one).await, SAME);
-    for count in [0, Decoder::MOST_GREEDY + 1] {
-        assert!(batched.advance_greedy(count).await.is_err(), "{count}");
+    for count in [0, Decoder::MOST_PICKS + 1] {
+        assert!(batched.extend(count).await.is_err(), "{count}");
     }
 }
 
@@ -279,7 +279,7 @@ async fn truncated_tokens_are_forgotten() {
     let ids = noise(40, model.config.vocab_size);
     let mut decoder = decoder(&context, &model);
     decoder.prefill(&ids[..30]).unwrap();
-    decoder.advance_greedy(8).await.unwrap();
+    decoder.extend(8).await.unwrap();
     decoder.truncate(20);
     assert_eq!(decoder.history(), &ids[..20]);
     decoder.advance(ids[20]).unwrap();
@@ -318,7 +318,7 @@ async fn the_context_ends_at_its_limit() {
         SAME,
     );
     assert!(overflows(decoder.advance(0).unwrap_err()));
-    assert!(overflows(decoder.advance_greedy(1).await.unwrap_err()));
+    assert!(overflows(decoder.extend(1).await.unwrap_err()));
     // Refused calls leave it as it was.
     assert_eq!(decoder.prefill(&ids[..limit]).unwrap(), 1);
     for bad in [&[][..], &[model.config.vocab_size as u32]] {

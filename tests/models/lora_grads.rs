@@ -50,7 +50,7 @@ impl Case {
         let adapter = adapter.map(|a| &*a.adapter);
         let recording = LossRecording::new(&self.context, &self.model, adapter, &self.buffers);
         self.clear_loss();
-        recording.unwrap().recording().submit(self.tokens, 1);
+        recording.unwrap().recording().submit(self.tokens, 1).unwrap();
         self.loss().await
     }
 
@@ -67,7 +67,7 @@ impl Case {
         let recording =
             StepRecording::new(context, model, &adapter.adapter, &gradients, buffers, checkpoint);
         self.clear_loss();
-        recording.unwrap().recording().submit(self.tokens, replays);
+        recording.unwrap().recording().submit(self.tokens, replays).unwrap();
         let gradients = GpuAdapter { parameters: gradients, ..adapter.clone() };
         (self.loss().await, gradients.download(context).await.unwrap())
     }

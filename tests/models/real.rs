@@ -78,7 +78,7 @@ async fn greedy_continuations_are_those_of_transformers() {
         let mut left = &new_ids[..];
         while !left.is_empty() {
             decoder.prefill(&context).unwrap();
-            let picks = decoder.advance_greedy(left.len()).await.unwrap();
+            let picks = decoder.extend(left.len()).await.unwrap();
             let Some(split) = (0..left.len()).find(|&i| picks[i] != left[i]) else { break };
             // After a tie, on with what the golden took.
             let step = new_ids.len() - left.len() + split;
@@ -105,7 +105,7 @@ async fn a_decoded_token_takes_few_dispatches_and_makes_nothing_on_the_device() 
         decoder.prefill(&[1, 2, 3]).unwrap();
         let made = || (context.memory().allocations(), context.bind_groups());
         let before = made();
-        decoder.advance_greedy(8).await.unwrap();
+        decoder.extend(8).await.unwrap();
         decoder.advance(4).unwrap();
         assert_eq!(made(), before);
         eprintln!("{dispatches} dispatches a token");

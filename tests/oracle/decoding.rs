@@ -40,7 +40,7 @@ async fn the_cache_holds_what_a_whole_pass_computes() {
 
     decoder.truncate(0);
     decoder.prefill(&ids[..9]).unwrap();
-    let together = decoder.advance_greedy(7).await.unwrap();
+    let together = decoder.extend(7).await.unwrap();
     decoder.prefill(&ids[..9]).unwrap();
     let mut apart = Vec::new();
     for _ in 0..7 {
@@ -81,7 +81,7 @@ async fn greedy_continuations_of_the_real_model_are_those_of_transformers() {
         assert_eq!(encoded.unwrap(), ids(&case["prompt_ids"]));
         decoder.prefill(&ids(&case["prompt_ids"])).unwrap();
         let expected = ids(&case["new_ids"]);
-        let found = decoder.advance_greedy(expected.len()).await.unwrap();
+        let found = decoder.extend(expected.len()).await.unwrap();
         assert_eq!(found, expected, "{prompt}");
     }
 }

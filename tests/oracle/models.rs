@@ -68,7 +68,8 @@ async fn check(checkpoint: Checkpoint, layers: std::ops::Range<usize>, rank: usi
         StepRecording::new(context, llama, &on_gpu.adapter, &found, &buffers, grad_checkpoint)
             .unwrap()
             .recording()
-            .submit(step.tokens, 1);
+            .submit(step.tokens, 1)
+            .unwrap();
         let loss = context.read::<f32>(&buffers.loss, 0, 1).await.unwrap()[0];
         let gradients = GpuAdapter { parameters: found, ..on_gpu.clone() };
         let gradients = gradients.download(context).await.unwrap();

@@ -26,7 +26,7 @@ async fn one_device_serves_both_engines() {
     let mut other = ours.decoder(None).unwrap();
     decoder.prefill(&ids).unwrap();
     other.prefill(&ids).unwrap();
-    assert_eq!(decoder.advance_greedy(6).await.unwrap(), other.advance_greedy(6).await.unwrap());
+    assert_eq!(decoder.extend(6).await.unwrap(), other.extend(6).await.unwrap());
 
     // Three steps are those of burn on the CPU.
     let config = engram::train::TrainConfig { iters: 3, ..config() };

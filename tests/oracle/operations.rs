@@ -227,7 +227,7 @@ async fn by_kernels(context: &Context, operation: Operation, dy: &[f32]) -> [Vec
     kernels::add::add(tape.ops().recorder(), y.tensor(), &none, &kept).unwrap();
     let dy = kernels::Tensor::from(context, outs, &dy[..TOKENS * outs]).unwrap();
     let dx = tape.backward(&y, dy, &leaf).unwrap().expect("a gradient");
-    tape.finish().submit(count.tokens, 1);
+    tape.finish().submit(count.tokens, 1).unwrap();
     let y = context.read(kept.buffer(), 0, TOKENS * outs).await.unwrap();
     [y, context.read(dx.buffer(), 0, TOKENS * operation.ins()).await.unwrap()]
 }
@@ -303,9 +303,9 @@ async fn cross_entropy_is_burns() {
     let losses = context.storage("losses", (TOKENS * 4) as u64).unwrap();
     let mut r = Recorder::new(&context, &step);
     kernels::matmul::matmul(&mut r, &x, &head, None, None, &logits).unwrap();
-    cross_entropy(&mut r, &logits, &on_gpu, &losses, true).unwrap();
+    cross_entropy(&mut r, (&logits, vocab), &on_gpu, &losses, true).unwrap();
     matmul_transposed(&mut r, &logits, &head, &dx, false).unwrap();
-    r.finish().submit(count.tokens, 1);
+    r.finish().submit(count.tokens, 1).unwrap();
 
     let place = OnBurn(Device::cpu());
     let leaf = place.tensor(&hidden, [TOKENS, features]).autodiff().require_grad();
