@@ -6,12 +6,12 @@ const THREADS = 8u;
 const PER = 8u; // rows of W a thread
 const COLUMNS = 8u; // of A, a workgroup
 
-// Eight columns of four rows of W, times those of x.
-fn four_rows(blocks: vec4<u32>, quarter: u32, scales: array<vec2<f32>, 4>, v: Eight) -> vec4<f32> {
-    let r0 = eight_scaled(blocks.x, quarter, scales[0]);
-    let r1 = eight_scaled(blocks.y, quarter, scales[1]);
-    let r2 = eight_scaled(blocks.z, quarter, scales[2]);
-    let r3 = eight_scaled(blocks.w, quarter, scales[3]);
+// Eight columns of four rows of W, before their scales, times those of x.
+fn four_rows(blocks: vec4<u32>, quarter: u32, v: Eight) -> vec4<f32> {
+    let r0 = eight_raw(blocks.x, quarter);
+    let r1 = eight_raw(blocks.y, quarter);
+    let r2 = eight_raw(blocks.z, quarter);
+    let r3 = eight_raw(blocks.w, quarter);
     var sum = v.a.x * vec4<f32>(r0.a.x, r1.a.x, r2.a.x, r3.a.x);
     sum += v.a.y * vec4<f32>(r0.a.y, r1.a.y, r2.a.y, r3.a.y);
     sum += v.a.z * vec4<f32>(r0.a.z, r1.a.z, r2.a.z, r3.a.z);
@@ -23,13 +23,13 @@ fn four_rows(blocks: vec4<u32>, quarter: u32, scales: array<vec2<f32>, 4>, v: Ei
     return sum;
 }
 
-fn scales_of(blocks: vec4<u32>) -> array<vec2<f32>, 4> {
-    return array<vec2<f32>, 4>(
-        block_scale(blocks.x),
-        block_scale(blocks.y),
-        block_scale(blocks.z),
-        block_scale(blocks.w),
-    );
+// A block's products with four rows, given those before the scales and the sum of x over its columns.
+fn scaled(blocks: vec4<u32>, products: vec4<f32>, sum: f32) -> vec4<f32> {
+    let r0 = block_scale(blocks.x);
+    let r1 = block_scale(blocks.y);
+    let r2 = block_scale(blocks.z);
+    let r3 = block_scale(blocks.w);
+    return products * vec4<f32>(r0.x, r1.x, r2.x, r3.x) + sum * vec4<f32>(r0.y, r1.y, r2.y, r3.y);
 }
 
 // h[j] times B[j, :] of four rows; past the end of h its 0 meets the last row.
@@ -102,13 +102,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var block = 0u; block < blocks; block += 1u) {
         let low_at = low * blocks + block;
         let high_at = high * blocks + block;
-        let low_scales = scales_of(low_at);
-        let high_scales = scales_of(high_at);
+        var low_products = vec4<f32>();
+        var high_products = vec4<f32>();
+        var sums = vec4<f32>();
         for (var quarter = 0u; quarter < 4u; quarter += 1u) {
             let v = eight_x(block * BLOCK + quarter * 8u, thread);
-            low_sum += four_rows(low_at, quarter, low_scales, v);
-            high_sum += four_rows(high_at, quarter, high_scales, v);
+            low_products += four_rows(low_at, quarter, v);
+            high_products += four_rows(high_at, quarter, v);
+            sums += v.a + v.b;
         }
+        let sum = sums.x + sums.y + sums.z + sums.w;
+        low_sum += scaled(low_at, low_products, sum);
+        high_sum += scaled(high_at, high_products, sum);
     }
     if NORM {
         let scale = norm_scale(all_squares());

@@ -16,7 +16,7 @@ fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>(vec4<i32>(vec4<u32>(word << 24u, word << 16u, word << 8u, word)) >> vec4<u32>(24u));
 }
 
-// The scale of a block and what is added, for the formats that have them.
+// The scale of a block and what is added; 1 and 0 for the formats that have none.
 fn block_scale(block: u32) -> vec2<f32> {
     switch FORMAT {
         case 2u: {
@@ -26,13 +26,13 @@ fn block_scale(block: u32) -> vec2<f32> {
             return unpack2x16float(scales[block]); // (d, m)
         }
         default: {
-            return vec2<f32>();
+            return vec2<f32>(1.0, 0.0);
         }
     }
 }
 
-// Weights 8·quarter … 8·quarter + 7 of a block, given its `block_scale`.
-fn eight_scaled(block: u32, quarter: u32, scale: vec2<f32>) -> Eight {
+// Weights 8·quarter … 8·quarter + 7 of a block, before its `block_scale`.
+fn eight_raw(block: u32, quarter: u32) -> Eight {
     switch FORMAT {
         case 1u: {
             let words = values[block * 4u + quarter];
@@ -44,22 +44,32 @@ fn eight_scaled(block: u32, quarter: u32, scale: vec2<f32>) -> Eight {
         case 2u: {
             let at = block * 2u + quarter / 2u;
             let half = (quarter & 1u) * 2u;
-            return Eight(
-                signed_bytes(values[at][half]) * scale.x,
-                signed_bytes(values[at][half + 1u]) * scale.x,
-            );
+            return Eight(signed_bytes(values[at][half]), signed_bytes(values[at][half + 1u]));
         }
         case 3u: {
             let word = values[block][quarter];
-            let low = vec4<f32>((vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u));
-            let high = vec4<f32>((vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u));
-            return Eight(low * scale.x + scale.y, high * scale.x + scale.y);
+            let low = (vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
+            let high = (vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u);
+            // CPUs turn signed numbers into floats far faster than unsigned ones.
+            return Eight(vec4<f32>(vec4<i32>(low)), vec4<f32>(vec4<i32>(high)));
         }
         default: {
             let first = block * 8u + quarter * 2u;
             return Eight(bitcast<vec4<f32>>(values[first]), bitcast<vec4<f32>>(values[first + 1u]));
         }
     }
+}
+
+// The same, given its `block_scale`.
+fn eight_scaled(block: u32, quarter: u32, scale: vec2<f32>) -> Eight {
+    let raw = eight_raw(block, quarter);
+    if FORMAT == 2u {
+        return Eight(raw.a * scale.x, raw.b * scale.x);
+    }
+    if FORMAT == 3u {
+        return Eight(raw.a * scale.x + scale.y, raw.b * scale.x + scale.y);
+    }
+    return raw;
 }
 
 fn eight_weights(block: u32, quarter: u32) -> Eight {
