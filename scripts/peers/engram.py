@@ -99,4 +99,7 @@ def inferena(args, name: str) -> dict:
     }
     if "inferena loss" in figures:
         found["loss"] = figures["inferena loss"]["median"]
-    return about(args, name) | found
+    notes = ["its forward makes the last token's logits alone", "one token follows 128"]
+    if "step_ms" not in found:
+        notes.append("no training step of all weights")
+    return about(args, name) | found | {"note": "; ".join(notes)}

@@ -18,7 +18,8 @@ ABOUT = {"version": mx.__version__}
 
 
 def mean_loss(model, inputs: mx.array, targets: mx.array, mask: mx.array) -> mx.array:
-    losses = nn.losses.cross_entropy(model(inputs).astype(mx.float32), targets)
+    logits = model(inputs)[:, : targets.shape[1]].astype(mx.float32)
+    losses = nn.losses.cross_entropy(logits, targets)
     return (losses * mask).sum() / mask.sum()
 
 

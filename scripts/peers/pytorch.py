@@ -60,7 +60,7 @@ def inferena(settings: dict) -> dict:
     def step() -> float:
         model.zero_grad()
         logits = model(input_ids=inputs, use_cache=False).logits
-        loss = torch.nn.functional.cross_entropy(logits[0], targets)
+        loss = torch.nn.functional.cross_entropy(logits[0, : len(targets)], targets)
         loss.backward()
         return loss.item()
 

@@ -78,11 +78,10 @@ def common_beginning(a: str, b: str) -> int:
 
 def reasons(name: str, runs: dict, notes: dict, *whats: str) -> str:
     """Why figures of these measurements are missing, and what is odd about the others."""
-    known = PEERS[name].missing | runs["failed"] | notes[name]
-    texts = [(what, known[what]) for what in whats if what in known]
-    if len({text for _, text in texts}) == 1:
-        return texts[0][1]
-    return "; ".join(text for _, text in texts)
+    own = {what: runs[what][0]["note"] for what in whats if runs[what] and "note" in runs[what][0]}
+    known = (PEERS[name].missing, runs["failed"], notes[name], own)
+    texts = [some[what] for what in whats for some in known if what in some]
+    return "; ".join(dict.fromkeys(texts))
 
 
 def table(runs: dict, found: dict, notes: dict, columns: dict, *whats: str) -> str:

@@ -33,6 +33,7 @@ pub fn run(model: &SafeTensorsModel, settings: &Value) -> Result<Value> {
     // Without an optimizer a step ends with the gradients, of all weights.
     let mut training = build_session(&build_training_graph(&config, inputs.len()));
     weights::load(&mut training, model, &config)?;
+    // The last position has no target: a row of zeros adds neither loss nor gradient.
     let mut labels = vec![0.0; inputs.len() * config.vocab_size];
     for (position, &target) in targets.iter().enumerate() {
         labels[position * config.vocab_size + target as usize] = 1.0;
@@ -46,7 +47,8 @@ pub fn run(model: &SafeTensorsModel, settings: &Value) -> Result<Value> {
         "one_token_ms": one_token_ms,
         "step_ms": step_ms,
         "loss": mean_loss(&logits, &targets, config.vocab_size),
-        "step_loss": training.read_loss(),
+        // It divides by all positions.
+        "step_loss": training.read_loss() * inputs.len() as f32 / targets.len() as f32,
     }))
 }
 
