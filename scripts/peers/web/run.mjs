@@ -29,8 +29,11 @@ async function filesOf(base, folder) {
     return Object.fromEntries(names.map(name => [`${base}${name}`, join(folder, name)]));
 }
 
-/** Without the call stack. @param {unknown} error */
-const message = error => String(error instanceof Error ? error.message : error).split("\n")[0];
+/** Without the call stack, and where it was thrown. @param {unknown} error */
+const message = error =>
+    String(error instanceof Error ? error.message : error)
+        .split("\n")[0]
+        .replace(/^page\.evaluate: (\w*Error: )?/, "");
 
 const [peer, what, text] = process.argv.slice(2);
 const settings = JSON.parse(text);
