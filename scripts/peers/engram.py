@@ -102,4 +102,4 @@ def inferena(args, name: str) -> dict:
     notes = ["its forward makes the last token's logits alone", "one token follows 128"]
     if "step_ms" not in found:
         notes.append("no training step of all weights")
-    return about(args, name) | found | {"note": "; ".join(notes)}
+    return about(args, name) | found | {"weights": "f32", "note": "; ".join(notes)}

@@ -37,14 +37,17 @@ def run(args, *command, limit: float | None = None, **environment: str):
     """Runs a command, for at most `limit` seconds, and returns what it printed."""
     words = [str(word) for word in command]
     name = Path(words[0]).name
-    process = subprocess.Popen(
-        words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | dict.fromkeys(THREADS, str(args.threads)) | environment,
-        start_new_session=True,
-    )
+    try:
+        process = subprocess.Popen(
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | dict.fromkeys(THREADS, str(args.threads)) | environment,
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise Failed(f"{name}: {error.strerror}") from None
     try:
         stdout, stderr = process.communicate(timeout=limit)
     except subprocess.TimeoutExpired:

@@ -93,10 +93,9 @@ def table(runs: dict, found: dict, notes: dict, columns: dict, *whats: str) -> s
             format(mine[key], style) if key in mine else "–" for key, (_, style) in columns.items()
         ]
         title = " ".join(filter(None, (name, mine.get("version"))))
-        # The protocol's weights are f32 whatever the file's are.
-        weights = (
-            "f32" if whats == ("inferena",) and runs[name]["inferena"] else PEERS[name].weights
-        )
+        # A measurement may have taken others than the file's.
+        taken = [run["weights"] for what in whats for run in runs[name][what] if "weights" in run]
+        weights = taken[0] if taken else PEERS[name].weights
         row = [title, PEERS[name].place, weights, *cells, reasons(name, runs[name], notes, *whats)]
         lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines)
@@ -116,7 +115,7 @@ def tables(runs: dict) -> tuple[dict, str]:
     parts = [
         "; ".join(where),
         table(runs, found, notes, ENGINE, "train", "decode"),
-        "The inferena protocol, f32, 128 tokens:",
+        "The inferena protocol, 128 tokens:",
         table(runs, found, notes, INFERENA, "inferena"),
     ]
     return {name: found[name] | {"notes": notes[name]} for name in runs}, "\n\n".join(parts)
