@@ -67,7 +67,7 @@ def differences(runs: dict, found: dict) -> dict[str, dict[str, str]]:
         same = common_beginning(mine, theirs)
         # A text that is cut off within a letter ends otherwise.
         if same < min(len(mine.rstrip("\ufffd\n")), len(theirs.rstrip("\ufffd\n"))):
-            notes[name]["decode"] = f"its text is {reference}'s for {same} letters, then another"
+            notes[name]["decode"] = f"its text leaves {reference}'s after {same} characters"
     return notes
 
 
