@@ -1,6 +1,7 @@
 //! The command line.
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use engram::kernels::kv::KvType;
 
 use crate::commands::{
     bench, chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits,
@@ -43,6 +44,10 @@ pub struct Global {
     #[arg(long, global = true, value_name = "TYPE")]
     pub quantize: Option<Quantize>,
 
+    /// What the cache of keys and values holds, on the wgpu engine
+    #[arg(long, global = true, value_enum, value_name = "TYPE", default_value_t = CacheType::F16)]
+    pub cache_type: CacheType,
+
     /// Take safe variants of the kernels, without trying at an adapter's first use which are fastest
     #[arg(long, global = true)]
     pub no_autotune: bool,
@@ -65,6 +70,24 @@ pub enum EngineChoice {
     Wgpu,
     /// burn's tensors, weights in 32-bit floats
     Burn,
+}
+
+/// `--cache-type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CacheType {
+    /// 16-bit floats
+    F16,
+    /// 32-bit floats
+    F32,
+}
+
+impl From<CacheType> for KvType {
+    fn from(cache_type: CacheType) -> Self {
+        match cache_type {
+            CacheType::F16 => KvType::F16,
+            CacheType::F32 => KvType::F32,
+        }
+    }
 }
 
 /// `--device`.

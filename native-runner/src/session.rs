@@ -70,6 +70,7 @@ fn load_on(global: &Global, chosen: Chosen, profile: bool) -> Result<Engine> {
     };
     drop(meter);
     engine.set_time(now());
+    engine.set_cache_type(global.cache_type.into());
     Ok(engine)
 }
 

@@ -182,6 +182,7 @@ mod tests {
     use super::*;
     use crate::formats::{Bytes, Checkpoint, SafetensorsFolder};
     use crate::gpu::{Context, ContextOptions};
+    use crate::kernels::kv::KvType;
     use crate::testing::{async_test, test};
 
     macro_rules! golden {
@@ -219,7 +220,7 @@ mod tests {
 
     /// The same by another way: the decoder, a token at a time, and a plain log-softmax.
     async fn decoded_nll(engine: &Engine, ids: &[u32], from: usize) -> Vec<f64> {
-        let mut decoder = engine.decoder(None).unwrap();
+        let mut decoder = Decoder::with_cache(engine.model(), None, KvType::F32).unwrap();
         let mut nll = Vec::new();
         for at in from..ids.len() {
             decoder.prefill(&ids[..at]).unwrap();

@@ -13,6 +13,7 @@ use crate::burn::{BurnModel, Device};
 use crate::data::tokens::Encode;
 use crate::formats::Checkpoint;
 use crate::gpu::Context;
+use crate::kernels::kv::KvType;
 use crate::model::{AnyAdapter, GpuLlama, ModelConfig, Quantize};
 use crate::text::{LocalTime, Message, Tokenizer};
 
@@ -32,6 +33,7 @@ const END_TOKENS: [&str; 7] = [
 pub struct Engine {
     model: Model,
     encoder: Encoder,
+    cache_type: KvType,
 }
 
 impl Engine {
@@ -45,7 +47,7 @@ impl Engine {
         let encoder = Encoder::new(checkpoint)?;
         let llama = GpuLlama::to_gpu(context, checkpoint, quantize, on_progress).await?;
         let model = Model::Gpu(GpuModel { context: context.clone(), llama: Rc::new(llama) });
-        Ok(Self { model, encoder })
+        Ok(Self { model, encoder, cache_type: KvType::default() })
     }
 
     /// Loads `checkpoint` for burn; see [`BurnModel::load`].
@@ -57,12 +59,19 @@ impl Engine {
     ) -> Result<Self> {
         let encoder = Encoder::new(checkpoint)?;
         let model = BurnModel::load(device, checkpoint, on_progress).await?;
-        Ok(Self { model: Model::Burn(Rc::new(model)), encoder })
+        let (model, cache_type) = (Model::Burn(Rc::new(model)), KvType::default());
+        Ok(Self { model, encoder, cache_type })
     }
 
     /// Tells templates that ask for it what time it is; the library has no clock.
     pub fn set_time(&mut self, now: LocalTime) {
         self.encoder.set_time(now);
+    }
+
+    /// What the caches of the decoders hold that are made from now on; half-precision floats, if
+    /// this is never called. burn's hold what was computed in any case.
+    pub fn set_cache_type(&mut self, cache_type: KvType) {
+        self.cache_type = cache_type;
     }
 
     /// The weights.
@@ -92,7 +101,7 @@ impl Engine {
 
     /// A decoder with an empty cache, with or without an adapter.
     pub fn decoder(&self, adapter: Option<&LoadedAdapter>) -> Result<Decoder> {
-        Decoder::new(&self.model, adapter)
+        Decoder::with_cache(&self.model, adapter, self.cache_type)
     }
 
     /// The ids of a chat that asks for an answer.

@@ -170,7 +170,7 @@ impl Context {
             note(&on_loss, Fault::Lost(why));
         });
 
-        Ok(Self(Rc::new(Inner {
+        let context = Self(Rc::new(Inner {
             adapter: summary(adapter),
             handles: (instance, adapter.clone()),
             is_whole: options.whole_adapter,
@@ -186,7 +186,10 @@ impl Context {
             profile: options.profile.then(Profile::default),
             staging: RefCell::default(),
             fault,
-        })))
+        }));
+        let staging = context.staging(STAGING_BYTES)?;
+        *context.0.staging.borrow_mut() = Some(staging);
+        Ok(context)
     }
 
     /// The adapter it runs on.
@@ -426,6 +429,11 @@ impl Context {
     pub async fn drain(&self) -> Result<()> {
         self.0.submits.set(self.0.submits.get() + 1);
         self.0.queue.submit([]);
+        self.settle().await
+    }
+
+    /// Waits until everything submitted so far is done.
+    pub async fn settle(&self) -> Result<()> {
         let (done, finished) = futures_channel::oneshot::channel();
         self.0.queue.on_submitted_work_done(move || {
             // The receiver is gone only if the caller dropped the wait; nobody is left to tell.

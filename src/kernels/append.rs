@@ -7,13 +7,13 @@ use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
 
 macro_rules! kernel {
-    ($kv:literal) => {
+    ($name:literal, $kv:literal) => {
         Kernel {
-            name: concat!("append_", $kv),
+            name: $name,
             source: &[
                 include_str!("step.wgsl"),
                 include_str!("token.wgsl"),
-                include_str!(concat!("kv_", $kv, ".wgsl")),
+                include_str!($kv),
                 include_str!("append.wgsl"),
             ],
             storage: &[Read, Read, Write],
@@ -21,8 +21,8 @@ macro_rules! kernel {
     };
 }
 
-const F32: Kernel = kernel!("f32");
-const F16: Kernel = kernel!("f16");
+const F32: Kernel = kernel!("append_f32", "kv_f32.wgsl");
+const F16: Kernel = kernel!("append_f16", "kv_f16.wgsl");
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]

@@ -7,25 +7,26 @@ use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
 use crate::{Error, Result};
 
 macro_rules! kernel {
-    ($variant:literal, $kv:literal) => {
+    ($name:literal, $($part:literal),+) => {
         Kernel {
-            name: concat!($variant, "_", $kv),
+            name: $name,
             source: &[
                 include_str!("step.wgsl"),
                 include_str!("token.wgsl"),
-                include_str!(concat!("kv_", $kv, ".wgsl")),
                 include_str!("attention_bindings.wgsl"),
-                include_str!(concat!($variant, ".wgsl")),
+                $(include_str!($part)),+
             ],
             storage: &[Read, Read, Read, Read, Write, Write],
         }
     };
 }
 
-const F32: Kernel = kernel!("attention", "f32");
-const F16: Kernel = kernel!("attention", "f16");
-const SUBGROUP_F32: Kernel = kernel!("attention_subgroup", "f32");
-const SUBGROUP_F16: Kernel = kernel!("attention_subgroup", "f16");
+const F32: Kernel = kernel!("attention_f32", "kv_f32.wgsl", "attention.wgsl");
+const F16: Kernel = kernel!("attention_f16", "kv_f16.wgsl", "attention.wgsl");
+const SUBGROUP_F32: Kernel =
+    kernel!("attention_subgroup_f32", "kv_f32.wgsl", "attention_subgroup.wgsl");
+const SUBGROUP_F16: Kernel =
+    kernel!("attention_subgroup_f16", "kv_f16.wgsl", "attention_subgroup.wgsl");
 
 /// Tokens that a workgroup of `attention_subgroup.wgsl` does, and the largest head it takes.
 const SUBGROUP_TOKENS: u32 = 8;

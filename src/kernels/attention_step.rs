@@ -10,26 +10,27 @@ use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
 
 macro_rules! kernel {
-    ($name:literal, $variant:literal, $kv:literal) => {
+    ($name:literal, $($part:literal),+) => {
         Kernel {
-            name: concat!($name, "_", $kv),
+            name: $name,
             source: &[
                 include_str!("step.wgsl"),
                 include_str!("token.wgsl"),
                 include_str!("narrow.wgsl"),
-                include_str!(concat!("kv_", $kv, ".wgsl")),
                 include_str!("attention_step.wgsl"),
-                include_str!(concat!("attention_step_", $variant, ".wgsl")),
+                $(include_str!($part)),+
             ],
             storage: &[Read, Read, Read, Read, Write, Write, Write],
         }
     };
 }
 
-const F32: Kernel = kernel!("attention_step", "plain", "f32");
-const F16: Kernel = kernel!("attention_step", "plain", "f16");
-const SUBGROUP_F32: Kernel = kernel!("attention_step_subgroup", "subgroup", "f32");
-const SUBGROUP_F16: Kernel = kernel!("attention_step_subgroup", "subgroup", "f16");
+const F32: Kernel = kernel!("attention_step_f32", "kv_f32.wgsl", "attention_step_plain.wgsl");
+const F16: Kernel = kernel!("attention_step_f16", "kv_f16.wgsl", "attention_step_plain.wgsl");
+const SUBGROUP_F32: Kernel =
+    kernel!("attention_step_subgroup_f32", "kv_f32.wgsl", "attention_step_subgroup.wgsl");
+const SUBGROUP_F16: Kernel =
+    kernel!("attention_step_subgroup_f16", "kv_f16.wgsl", "attention_step_subgroup.wgsl");
 
 /// The second half of a low-rank update, `scale · h B`, that whoever reads the product adds.
 #[derive(Debug, Clone, Copy)]

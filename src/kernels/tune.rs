@@ -88,7 +88,7 @@ async fn time(
 ) -> Result<f64> {
     let began = clock();
     recording.submit(TOKENS as u32, replays)?;
-    context.drain().await?;
+    context.settle().await?;
     Ok(clock() - began)
 }
 

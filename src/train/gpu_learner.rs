@@ -137,7 +137,7 @@ impl Learner for GpuLearner {
         self.context.check()?;
         if self.context.adapter().is_software {
             // Keeps the caller's view of the progress true where a step takes seconds.
-            self.context.drain().await?;
+            self.context.settle().await?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use crate::common::*;
 use engram::formats::Bytes;
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
 use engram::generate::{Decoder, Engine, Forward, GpuModel, LoadedAdapter};
+use engram::kernels::kv::KvType;
 use engram::model::{AdapterTensors, AnyAdapter, GpuAdapter, Quantize, Target};
 
 async fn adapter(folder: &str) -> AdapterTensors {
@@ -44,7 +45,7 @@ async fn adapted_logits_are_those_of_peft() {
     assert_near(&all, &expected);
 
     // The decoder, with its cache, says the same of the last token, by prompt and by steps.
-    let mut decoder = engine.decoder(Some(&loaded)).unwrap();
+    let mut decoder = Decoder::with_cache(engine.model(), Some(&loaded), KvType::F32).unwrap();
     let vocab = engine.config().vocab_size;
     let last = &expected[expected.len() - vocab..];
     decoder.prefill(&ids).unwrap();
@@ -75,7 +76,7 @@ async fn steps_with_any_layers_adapted_are_the_full_forward() {
             let mut forward = Forward::new(&model, Some(&adapter), ids.len()).unwrap();
             forward.run(&ids).unwrap();
             let full = forward.logits(0, ids.len()).await.unwrap();
-            let mut decoder = Decoder::new(&model, Some(&adapter)).unwrap();
+            let mut decoder = Decoder::with_cache(&model, Some(&adapter), KvType::F32).unwrap();
             assert!(decoder.dispatches_per_token().unwrap() <= 3 * 6 + 4);
             decoder.prefill(&ids[..1]).unwrap();
             for (id, expected) in ids.iter().zip(full.chunks_exact(160)).skip(1) {

@@ -6,8 +6,9 @@ use std::rc::Rc;
 use crate::common::*;
 use engram::Error;
 use engram::formats::Checkpoint;
-use engram::generate::Decoder;
+use engram::generate::{Decoder, Sampling};
 use engram::gpu::Context;
+use engram::kernels::kv::KvType;
 use engram::model::{GpuLlama, Quantize};
 use engram::ops::Rows;
 
@@ -38,7 +39,7 @@ fn noise(count: usize, vocab: usize) -> Vec<u32> {
 }
 
 fn decoder(context: &Context, model: &Rc<GpuLlama>) -> Decoder {
-    Decoder::new(&on_gpu(context, model), None).unwrap()
+    Decoder::with_cache(&on_gpu(context, model), None, KvType::F32).unwrap()
 }
 
 async fn logits(decoder: &Decoder) -> Vec<f32> {
@@ -247,6 +248,59 @@ async fn greedy_tokens_in_one_submit_are_those_one_by_one() {
     for count in [0, Decoder::MOST_PICKS + 1] {
         assert!(batched.extend(count).await.is_err(), "{count}");
     }
+}
+
+#[async_test]
+async fn a_cache_of_half_the_size_changes_little() {
+    let context = context().await;
+    let model = load(&context, &open_folder("tiny_odd").await, None).await;
+    let ids = noise(60, model.config.vocab_size);
+    let mut exact = decoder(&context, &model);
+    let mut half = Decoder::with_cache(&on_gpu(&context, &model), None, KvType::F16).unwrap();
+    for decoder in [&mut exact, &mut half] {
+        decoder.prefill(&ids[..40]).unwrap();
+        ids[40..].iter().for_each(|&id| decoder.advance(id).unwrap());
+    }
+    let (found, expected) = (logits(&half).await, logits(&exact).await);
+    assert_ne!(found, expected);
+    assert_nmse("half", &found, &expected, 1e-6);
+}
+
+#[async_test]
+async fn several_draws_in_one_submit_are_those_one_by_one() {
+    let context = context().await;
+    let model = load(&context, &open_folder("tiny").await, None).await;
+    let prompt = noise(20, model.config.vocab_size);
+    let sampling = Sampling {
+        temperature: 1.3,
+        top_k: 50,
+        top_p: 0.95,
+        min_p: 0.001,
+        repeat_penalty: 1.3,
+        seed: 7,
+    };
+    let start = || {
+        let mut decoder = decoder(&context, &model);
+        decoder.set_sampling(&sampling).unwrap();
+        decoder.prefill(&prompt).unwrap();
+        decoder
+    };
+    let mut one_by_one = start();
+    let mut expected = Vec::new();
+    for _ in 0..24 {
+        let id = one_by_one.pick().await.unwrap();
+        one_by_one.advance(id).unwrap();
+        expected.push(id);
+    }
+    let mut together = start();
+    let found = together.extend(24).await.unwrap();
+    assert_eq!(found, expected);
+    // Not what is most likely.
+    let mut greedy = start();
+    greedy.set_sampling(&Sampling::default()).unwrap();
+    greedy.prefill(&prompt).unwrap();
+    assert_ne!(greedy.extend(24).await.unwrap(), expected);
+    assert!(greedy.set_sampling(&Sampling { top_p: 2.0, ..sampling }).is_err());
 }
 
 #[async_test]

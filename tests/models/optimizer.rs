@@ -204,6 +204,23 @@ async fn a_resumed_run_gives_the_same_bits() {
     }
 }
 
+#[async_test]
+async fn a_step_submits_once_and_makes_nothing_on_the_device() {
+    let context = context().await;
+    let report = golden_json("tiny_mlx/report.json");
+    let mut mlx = Mlx::new(&context, &report["runs"]["accumulate"]).await;
+    mlx.config = TrainConfig { iters: 12, steps_per_report: 4, val_batches: 0, ..mlx.config };
+    let mut trainer = mlx.trainer();
+    trainer.advance().await.unwrap();
+    let made = || (context.memory().allocations(), context.bind_groups());
+    let (before, submits) = (made(), context.submits());
+    let reports = events(&mut trainer, 11).await;
+    let reports = reports.iter().filter(|event| matches!(event, Event::Reported { .. })).count();
+    assert_eq!(reports, 3);
+    assert_eq!(context.submits(), submits + 11 + 3, "one a step and one to read a report");
+    assert_eq!(made(), before);
+}
+
 /// An event's iteration and its losses.
 fn outcome(event: &Event) -> (usize, f32, f32) {
     match *event {

@@ -5,7 +5,8 @@ use crate::common::*;
 use crate::lora_grads::{Case, assert_loss};
 use crate::tokenizer::{template, tokenizer};
 use engram::data::tokens::Encode;
-use engram::generate::{Engine, GpuModel};
+use engram::generate::{Decoder, Engine, GpuModel};
+use engram::kernels::kv::KvType;
 use engram::model::{AnyAdapter, GpuAdapter};
 use engram::text::Message;
 
@@ -44,10 +45,14 @@ async fn logits_are_those_of_transformers() {
     }
 
     // In one chunk through the cache.
-    let mut decoder = engine.decoder(None).unwrap();
-    decoder.prefill(&ids).unwrap();
-    let last = decoder.logits().await.unwrap();
+    let of_last = async |kv| {
+        let mut decoder = Decoder::with_cache(engine.model(), None, kv).unwrap();
+        decoder.prefill(&ids).unwrap();
+        decoder.logits().await.unwrap()
+    };
+    let (last, half) = (of_last(KvType::F32).await, of_last(KvType::F16).await);
     assert_close("the last of the prompt", &last, rows[rows.len() - 1], 1e-3);
+    assert_nmse("with a cache of half the size", &half, &last, 1e-6);
 }
 
 fn log_sum_exp(row: &[f32]) -> f32 {
@@ -103,9 +108,11 @@ async fn a_decoded_token_takes_few_dispatches_and_makes_nothing_on_the_device() 
         let dispatches = decoder.dispatches_per_token().unwrap();
         assert!(dispatches <= most, "{dispatches} dispatches, at most {most} are right");
         decoder.prefill(&[1, 2, 3]).unwrap();
+        decoder.pick().await.unwrap();
         let made = || (context.memory().allocations(), context.bind_groups());
-        let before = made();
+        let (before, submits) = (made(), context.submits());
         decoder.extend(8).await.unwrap();
+        assert_eq!(context.submits(), submits + 2, "one for eight tokens, one to read them");
         decoder.advance(4).unwrap();
         assert_eq!(made(), before);
         eprintln!("{dispatches} dispatches a token");
@@ -121,7 +128,7 @@ async fn decoding_with_an_adapter_is_the_full_forward() {
     let ids = &ids[..12];
     let vocab = engine.config().vocab_size;
     let full = engine.logits_all(ids, Some(&adapter)).await.unwrap();
-    let mut decoder = engine.decoder(Some(&adapter)).unwrap();
+    let mut decoder = Decoder::with_cache(engine.model(), Some(&adapter), KvType::F32).unwrap();
     decoder.prefill(&ids[..4]).unwrap();
     for (t, &id) in ids.iter().enumerate().skip(4) {
         decoder.advance(id).unwrap();
