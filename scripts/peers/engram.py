@@ -99,7 +99,5 @@ def inferena(args, name: str) -> dict:
     }
     if "inferena loss" in figures:
         found["loss"] = figures["inferena loss"]["median"]
-    notes = ["its forward makes the last token's logits alone", "one token follows 128"]
-    if "step_ms" not in found:
-        notes.append("no training step of all weights")
-    return about(args, name) | found | {"weights": "f32", "note": "; ".join(notes)}
+    note = {} if "step_ms" in found else {"note": "no training step of all weights"}
+    return about(args, name) | found | {"weights": "f32"} | note

@@ -9,25 +9,26 @@ use crate::generate::{Forward, Likelihood};
 const TOKENS: u32 = 128;
 
 impl Bench<'_> {
-    /// Milliseconds of a forward pass over the text with the logits of its last token, and of one
-    /// token after it; the mean loss of the text's next tokens.
+    /// Milliseconds of a forward pass over the text with the logits of every token, read back, and of
+    /// one token alone; the mean loss of the text's next tokens.
     pub async fn inferena(&self) -> Result<Vec<Figure>> {
         let ids: Vec<u32> = (0..TOKENS).collect();
         let mut forward = Forward::new(self.engine.model(), None, ids.len())?;
         let once = async || {
             let began = (self.clock)();
             forward.run(&ids)?;
-            forward.logits(ids.len() - 1, 1).await?;
+            for first in (0..ids.len()).step_by(Forward::MOST_ROWS) {
+                let rows = Forward::MOST_ROWS.min(ids.len() - first);
+                forward.logits(first, rows).await?;
+            }
             Ok(((self.clock)() - began) * 1e3)
         };
         let mut figures = vec![self.take("inferena forward", "ms", once).await?];
         drop(forward);
 
         let mut decoder = self.engine.decoder(None)?;
-        decoder.prefill(&ids)?;
-        decoder.pick().await?;
         let once = async || {
-            decoder.truncate(ids.len());
+            decoder.truncate(0);
             let began = (self.clock)();
             decoder.advance(0)?;
             decoder.pick().await?;

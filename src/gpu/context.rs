@@ -1,11 +1,11 @@
 //! One device: opened once, shared by everything that runs on it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::buffer::{Buffer, Memory};
+use super::pipeline::Pipelines;
 use super::profile::Profile;
 use super::variant::{Variant, Variants};
 use crate::{Error, Result};
@@ -68,15 +68,6 @@ pub enum Access {
 #[derive(Debug, Clone)]
 pub struct Context(Rc<Inner>);
 
-type PipelineKey = (&'static str, Vec<(&'static str, u64)>);
-
-/// A compiled kernel and the layout of its bind group.
-#[derive(Debug, Clone)]
-pub(super) struct Pipeline {
-    pub(super) compute: wgpu::ComputePipeline,
-    pub(super) layout: wgpu::BindGroupLayout,
-}
-
 #[derive(Debug)]
 struct Inner {
     adapter: AdapterSummary,
@@ -88,7 +79,7 @@ struct Inner {
     limits: wgpu::Limits,
     broadcasts: bool,
     variants: Cell<Variants>,
-    pipelines: RefCell<HashMap<PipelineKey, Pipeline>>,
+    pipelines: Pipelines,
     memory: Rc<Memory>,
     bind_groups: Cell<u64>,
     submits: Cell<u64>,
@@ -179,7 +170,7 @@ impl Context {
             limits,
             broadcasts,
             variants: Cell::new(Variants::all(default_variant(adapter, broadcasts))),
-            pipelines: RefCell::default(),
+            pipelines: Pipelines::default(),
             memory: Rc::default(),
             bind_groups: Cell::default(),
             submits: Cell::default(),
@@ -453,63 +444,10 @@ impl Context {
         }
     }
 
-    /// The pipeline of `kernel` with `constants` for its `override`s, compiled at first use.
-    ///
-    /// # Errors
-    /// [`Error::Gpu`] if the adapter refuses the shader.
-    pub(super) fn pipeline(
-        &self,
-        kernel: &Kernel,
-        constants: &[(&'static str, f64)],
-    ) -> Result<Pipeline> {
-        let key = (kernel.name, constants.iter().map(|&(n, v)| (n, v.to_bits())).collect());
-        if let Some(found) = self.0.pipelines.borrow().get(&key) {
-            return Ok(found.clone());
-        }
-        let device = &self.0.device;
-        let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(kernel.source.concat().into()),
-        });
-        let layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some(kernel.name),
-            entries: &layout_entries(kernel.storage),
-        });
-        let pipeline_layout = device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(kernel.name),
-            bind_group_layouts: &[Some(&layout)],
-            immediate_size: 0,
-        });
-        let compute = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.name),
-            layout: Some(&pipeline_layout),
-            module: &module,
-            entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
-                // Every kernel writes its workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        });
-        self.check()?;
-        let pipeline = Pipeline { compute, layout };
-        self.0.pipelines.borrow_mut().insert(key, pipeline.clone());
-        Ok(pipeline)
+    /// The compiled kernels.
+    pub(super) fn pipelines(&self) -> &Pipelines {
+        &self.0.pipelines
     }
-}
-
-fn layout_entries(storage: &[Access]) -> Vec<wgpu::BindGroupLayoutEntry> {
-    let uniform = wgpu::BufferBindingType::Uniform;
-    let storage =
-        storage.iter().map(|a| wgpu::BufferBindingType::Storage { read_only: *a == Access::Read });
-    let entry = |(binding, ty)| wgpu::BindGroupLayoutEntry {
-        binding,
-        visibility: wgpu::ShaderStages::COMPUTE,
-        ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
-        count: None,
-    };
-    (0..).zip([uniform, uniform].into_iter().chain(storage)).map(entry).collect()
 }
 
 fn note(slot: &Mutex<Option<Fault>>, found: Fault) {

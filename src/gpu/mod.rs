@@ -2,6 +2,7 @@
 
 mod buffer;
 mod context;
+mod pipeline;
 mod profile;
 mod recording;
 mod variant;

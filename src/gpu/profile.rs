@@ -62,7 +62,7 @@ impl Profile {
                         end_of_pass_write_index: Some(first + 1),
                     }),
                 });
-                dispatch.encode(&mut pass, *grid);
+                dispatch.encode(context.device(), &mut pass, *grid);
             }
             let ticks = context.query_results(u64::from(count) * STAMP)?;
             encoder.resolve_query_set(&queries, 0..count, &ticks, 0);

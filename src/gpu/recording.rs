@@ -4,8 +4,11 @@
 //! and nothing else. What changes from replay to replay lives in GPU buffers, above all in
 //! [`Step`], so that one recording serves every number of tokens up to its capacity.
 
+use std::rc::Rc;
+
 use super::buffer::Buffer;
 use super::context::{Context, Kernel};
+use super::pipeline::Pipeline;
 use crate::{Error, Result};
 
 /// What every kernel may know of the present replay: binding 0 of every kernel.
@@ -90,14 +93,19 @@ impl<'a> From<&'a Buffer> for Binding<'a> {
 pub(super) struct Dispatch {
     /// The kernel's.
     pub(super) name: &'static str,
-    pipeline: wgpu::ComputePipeline,
+    pipeline: Rc<Pipeline>,
     bind_group: wgpu::BindGroup,
     grid: [Extent; 3],
 }
 
 impl Dispatch {
-    pub(super) fn encode(&self, pass: &mut wgpu::ComputePass<'_>, [x, y, z]: [u32; 3]) {
-        pass.set_pipeline(&self.pipeline);
+    pub(super) fn encode(
+        &self,
+        device: &wgpu::Device,
+        pass: &mut wgpu::ComputePass<'_>,
+        [x, y, z]: [u32; 3],
+    ) {
+        pass.set_pipeline(self.pipeline.compute(device));
         pass.set_bind_group(0, &self.bind_group, &[]);
         pass.dispatch_workgroups(x, y, z);
     }
@@ -140,9 +148,12 @@ impl Recording {
             return (0..replays)
                 .try_for_each(|_| profile.encode(&self.context, encoder, &dispatches));
         }
+        let device = self.context.device();
         let mut pass = encoder.begin_compute_pass(&Default::default());
         for _ in 0..replays {
-            dispatches.clone().for_each(|(dispatch, grid)| dispatch.encode(&mut pass, grid));
+            dispatches
+                .clone()
+                .for_each(|(dispatch, grid)| dispatch.encode(device, &mut pass, grid));
         }
         Ok(())
     }
@@ -196,7 +207,7 @@ impl Recorder {
     /// Adds a dispatch: `step` at binding 0, `params` at binding 1, `bindings` from 2 on.
     ///
     /// # Errors
-    /// [`Error::Gpu`] if the shader does not compile or the grid is larger than the device allows.
+    /// [`Error::Gpu`] if the grid is larger than the device allows.
     pub fn dispatch<P: bytemuck::Pod>(
         &mut self,
         kernel: &Kernel,
@@ -214,7 +225,7 @@ impl Recorder {
                 grid.map(Extent::most)
             )));
         }
-        let pipeline = self.context.pipeline(kernel, constants)?;
+        let pipeline = self.context.pipelines().get(&self.context, kernel, constants);
         let (uniforms, offset) = self.place(bytemuck::bytes_of(params))?;
         let mut entries = vec![
             wgpu::BindGroupEntry { binding: 0, resource: self.step.as_entire_binding() },
@@ -242,7 +253,7 @@ impl Recorder {
         });
         self.context.check()?;
         self.buffers.extend(bindings.iter().map(|b| b.buffer.clone()));
-        let (name, pipeline) = (kernel.name, pipeline.compute);
+        let name = kernel.name;
         self.dispatches.push(Dispatch { name, pipeline, bind_group, grid });
         Ok(())
     }
@@ -262,8 +273,10 @@ impl Recorder {
         Ok((buffer, slot * UNIFORM_STRIDE))
     }
 
-    /// What was recorded.
+    /// What was recorded, its kernels compiled. A shader that the adapter refuses shows in
+    /// [`Context::check`].
     pub fn finish(self) -> Recording {
+        self.context.pipelines().compile(self.context.device());
         Recording { context: self.context, dispatches: self.dispatches, _buffers: self.buffers }
     }
 }

@@ -214,7 +214,7 @@ async fn a_step_submits_once_and_makes_nothing_on_the_device() {
     trainer.advance().await.unwrap();
     let made = || (context.memory().allocations(), context.bind_groups());
     let (before, submits) = (made(), context.submits());
-    let reports = events(&mut trainer, 11).await;
+    let reports = events(&mut trainer, 12).await;
     let reports = reports.iter().filter(|event| matches!(event, Event::Reported { .. })).count();
     assert_eq!(reports, 3);
     assert_eq!(context.submits(), submits + 11 + 3, "one a step and one to read a report");
