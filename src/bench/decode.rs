@@ -7,11 +7,12 @@ use crate::Result;
 const TOGETHER: usize = 8;
 
 impl Bench<'_> {
-    /// Tokens/s of prompts of these lengths, the first new token included in the time.
+    /// Tokens/s of prompts of these lengths, the first new token included in the time; those that the
+    /// model's context is too short for are left out.
     pub async fn prefill(&self, lengths: &[usize]) -> Result<Vec<Figure>> {
         let mut decoder = self.engine.decoder(None)?;
         let mut figures = Vec::new();
-        for &length in lengths {
+        for &length in lengths.iter().filter(|&&length| self.fits(length + 1)) {
             let mut salt = 0;
             let once = async || {
                 salt += 1;
@@ -41,11 +42,11 @@ impl Bench<'_> {
         Ok(vec![self.take("first token of 32", "s", once).await?])
     }
 
-    /// Tokens/s of `tokens` tokens after contexts of these lengths.
+    /// Tokens/s of `tokens` tokens after contexts of these lengths, as far as the model's context goes.
     pub async fn decode(&self, tokens: usize, contexts: &[usize]) -> Result<Vec<Figure>> {
         let mut decoder = self.engine.decoder(None)?;
         let mut figures = Vec::new();
-        for &length in contexts {
+        for &length in contexts.iter().filter(|&&length| self.fits(length + tokens)) {
             let ids = self.text(length, 0, tokens)?;
             decoder.prefill(&ids)?;
             let once = async || {
@@ -73,7 +74,7 @@ impl Bench<'_> {
         else {
             return Ok(Vec::new());
         };
-        let ids = self.text(32, 0, 32 * TOGETHER)?;
+        let ids = self.text(32, 0, TOGETHER)?;
         decoder.prefill(&ids)?;
         decoder.pick().await?;
         let mut figures = vec![Figure::counted("dispatches per token", "", dispatches as f64)];

@@ -46,6 +46,11 @@ impl Bench<'_> {
         Ok(Figure { name: name.into(), unit, values })
     }
 
+    /// Whether the model's context has room for so many tokens.
+    fn fits(&self, tokens: usize) -> bool {
+        tokens <= self.engine.config().max_position_embeddings
+    }
+
     /// Some tokens of the vocabulary, no two texts beginning alike.
     ///
     /// # Errors

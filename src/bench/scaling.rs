@@ -20,9 +20,6 @@ impl Bench<'_> {
         ] {
             tracing::info!("training steps of several {what}");
             for (batch, length) in sizes {
-                if length >= self.engine.config().max_position_embeddings {
-                    break;
-                }
                 let step = self.train_on(batch, length).await?;
                 let seconds = step.first().map_or(0.0, Figure::median);
                 figures.extend(step.into_iter().take(3));

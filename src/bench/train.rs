@@ -45,8 +45,11 @@ impl Bench<'_> {
         Ok(figures)
     }
 
-    /// A step of `batch` texts of `length` tokens.
+    /// A step of `batch` texts of `length` tokens; nothing if the model's context is too short.
     pub async fn train_on(&self, batch: usize, length: usize) -> Result<Vec<Figure>> {
+        if !self.fits(length + 1) {
+            return Ok(Vec::new());
+        }
         self.steps(&format!("{batch} × {length} tokens"), Some((batch, length))).await
     }
 
