@@ -204,3 +204,15 @@ fn what_can_not_be_is_one_clear_line() {
     let dora = [&dora[..], &["--data", data.to_str().unwrap(), "--adapter-path", folder]].concat();
     refused(&dora, "use --engine burn");
 }
+
+#[test]
+fn a_seed_draws_the_same_tokens_on_either_engine() {
+    let options = ["--temperature", "1.2", "--top-k", "40", "--top-p", "0.9", "--seed", "3"];
+    let text = |engine: &str, seed: &[&str]| {
+        let generate = ["--engine", engine, "generate", "hi", "--max-new-tokens", "20"];
+        stdout(engram(&[&generate, &options[..6], seed].concat()).output().unwrap())
+    };
+    let drawn = text("wgpu", &options[6..]);
+    assert_eq!(text("burn", &options[6..]), drawn);
+    assert_ne!(text("wgpu", &["--seed", "4"]), drawn);
+}
