@@ -65,7 +65,7 @@ async function reload(app, box) {
     box.replaceChildren(h("div", { class: "notice" }, text));
     try {
         await app.engine?.reload({
-            onProgress: p => { text.textContent = `Loading the model again: ${bytes(p.loaded)} of ${bytes(p.total)}`; },
+            onProgress: p => { if (p.total) text.textContent = `Loading the model again: ${bytes(p.loaded)} of ${bytes(p.total)}`; },
         });
         await app.refresh();
         text.textContent = "The model is loaded again. Go on where you were.";

@@ -35,14 +35,9 @@ async fn advance<L: Learner>(trainer: &mut Trainer<L>) -> Result<usize> {
 }
 
 impl Bench<'_> {
-    /// Steps of the original experiment (four chats, rank 8, the last 16 blocks), and of four texts
-    /// of 512 tokens.
+    /// Steps of the original experiment: four chats, rank 8, the last 16 blocks.
     pub async fn train(&self) -> Result<Vec<Figure>> {
-        let mut figures = self.steps("4 chats", None).await?;
-        // Ten times the tokens; a software adapter takes minutes.
-        let once = Bench { runs: 1, ..*self };
-        figures.extend(once.train_on(4, 512).await?);
-        Ok(figures)
+        self.steps("4 chats", None).await
     }
 
     /// A step of `batch` texts of `length` tokens; nothing if the model's context is too short.

@@ -38,7 +38,7 @@ var<workgroup> totals: array<f32, WAYS>;
 fn logit_of(id: u32) -> f32 {
     let logit = logits[id];
     let penalty = sampling.repeat_penalty;
-    if penalty == 1.0 || (seen[id / 32u] >> (id % 32u) & 1u) == 0u {
+    if penalty == 1.0 || ((seen[id / 32u] >> (id % 32u)) & 1u) == 0u {
         return logit;
     }
     return select(logit * penalty, logit / penalty, logit > 0.0);

@@ -15,6 +15,7 @@ use super::blob::ModelFiles;
 use super::clock;
 use super::support::{self, DeviceInfo};
 use super::value::{NamedFile, call, from_js, to_js};
+use super::variants::{self, Tuning};
 use crate::formats::Bytes;
 use crate::formats::adapter::{self, AdapterFiles, CONFIG_FILE, Layout, PeftOptions};
 use crate::generate::{
@@ -129,28 +130,33 @@ impl SamplingOptions {
 #[wasm_bindgen]
 impl WasmEngine {
     /// Loads a model from its files (`{ name, blob }`), calling `on_progress(loaded, total)`.
+    /// Without `tuning` the kernels' variants are those that are safe to take unmeasured.
     pub async fn load(
         files: Array,
         name: String,
         quantize: Option<String>,
+        tuning: Option<Tuning>,
         on_progress: Function,
         signal: Option<AbortSignal>,
     ) -> Result<WasmEngine, JsValue> {
         let files = ModelFiles::from_js(&files)?;
         let quantize = quantize.as_deref().map(parse_quantize).transpose()?;
-        let loaded = load(&files, quantize, &on_progress, signal.as_ref()).await?;
+        let loaded = load(&files, quantize, tuning.as_ref(), &on_progress, signal.as_ref()).await?;
         Ok(Self { files, name, quantize, loaded: RefCell::new(loaded) })
     }
 
     /// Loads it again, with its adapters, on a new device.
     pub async fn reload(
         &self,
+        tuning: Option<Tuning>,
         on_progress: Function,
         signal: Option<AbortSignal>,
     ) -> Result<(), JsValue> {
         // Its memory first: there may not be room for two.
         self.lose_device();
-        let mut new = load(&self.files, self.quantize, &on_progress, signal.as_ref()).await?;
+        let mut new =
+            load(&self.files, self.quantize, tuning.as_ref(), &on_progress, signal.as_ref())
+                .await?;
         let old = std::mem::take(&mut self.loaded.borrow_mut().adapters);
         for (name, HeldAdapter { tensors, .. }) in old {
             let loaded = new.engine.load_adapter(&name, &AnyAdapter::Lora(tensors.clone()))?;
@@ -342,10 +348,15 @@ impl WasmEngine {
 async fn load(
     files: &ModelFiles,
     quantize: Option<Quantize>,
+    tuning: Option<&Tuning>,
     on_progress: &Function,
     signal: Option<&AbortSignal>,
 ) -> Result<Loaded, JsValue> {
-    let (context, device) = support::require().await?;
+    let (context, mut device) = support::require().await?;
+    if let Some(tuning) = tuning {
+        variants::choose(&context, &mut device, tuning).await?;
+        check_signal(signal)?;
+    }
     let checkpoint = files.open().await?;
     check_signal(signal)?;
     let mut tell = |done: u64, total: u64| {

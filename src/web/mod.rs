@@ -5,6 +5,7 @@
 //! fetches and keeps files, streams, and moves all of it into a worker. No model, training or
 //! evaluation logic is in either.
 
+mod bench;
 mod blob;
 #[cfg(feature = "burn-wgpu")]
 mod burn;
@@ -18,6 +19,7 @@ mod sha256;
 mod support;
 mod trainer;
 mod value;
+mod variants;
 
 pub use engine::WasmEngine;
 pub use sha256::Sha256;

@@ -7,7 +7,8 @@ use wasm_bindgen_futures::JsFuture;
 
 use super::error::coded;
 use super::value::to_js;
-use crate::gpu::{Context, ContextOptions};
+use super::variants::InContract;
+use crate::gpu::{Context, ContextOptions, Variants};
 
 /// `DeviceInfo` of the contract.
 #[derive(Debug, Clone, Serialize)]
@@ -16,6 +17,8 @@ pub(super) struct DeviceInfo {
     pub(super) name: String,
     pub(super) is_software: bool,
     pub(super) max_storage_binding: u64,
+    #[serde(with = "InContract")]
+    pub(super) variants: Variants,
 }
 
 #[derive(Serialize)]
@@ -86,6 +89,7 @@ pub(super) async fn open() -> Result<(Context, DeviceInfo), (&'static str, Strin
         name: adapter_name(&gpu).await.unwrap_or_else(|| context.adapter().name.clone()),
         is_software: context.adapter().is_software,
         max_storage_binding: context.limits().max_storage_buffer_binding_size,
+        variants: context.variants(),
     };
     Ok((context, device))
 }

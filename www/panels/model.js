@@ -73,6 +73,7 @@ export function start(app) {
                 signal: mine.signal,
                 onProgress: p => {
                     if (mine !== loading) return;
+                    if (p.phase === "tune") return void (text.textContent = "Finding the fastest kernels, once…");
                     const verb = p.phase === "download" ? "Downloading" : "Onto the GPU:";
                     text.textContent = `${verb} ${bytes(p.loaded)}${p.total ? ` of ${bytes(p.total)}` : ""} · ${duration(p.seconds)}`;
                     if (p.total) progress.value = p.loaded / p.total;

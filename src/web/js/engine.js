@@ -3,8 +3,8 @@
 
 /**
  * @import {
- *     Adapters, DeviceInfo, EngineInterface, Generated, GenerateOptions, LoadOptions, LoadProgress,
- *     MemoryInfo, Message, ModelInfo, NamedFile, Source
+ *     Adapters, BenchOptions, BenchPart, DeviceInfo, EngineInterface, Figure, Generated,
+ *     GenerateOptions, LoadOptions, LoadProgress, MemoryInfo, Message, ModelInfo, NamedFile, Source
  * } from "./engram"
  * @import { Call } from "./local.js"
  */
@@ -80,6 +80,15 @@ export class AnyEngine {
     /** @returns {Promise<MemoryInfo>} */
     async memory() {
         return this.#backend.call("memory", undefined);
+    }
+
+    /**
+     * @param {BenchPart} what
+     * @param {BenchOptions} [options]
+     * @returns {Promise<Figure[]>}
+     */
+    async bench(what, { signal, ...options } = {}) {
+        return this.#backend.call("bench", { what, options }, { signal });
     }
 
     /** @param {{ onProgress?: (progress: LoadProgress) => void, signal?: AbortSignal }} [options] */

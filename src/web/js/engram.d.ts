@@ -33,8 +33,11 @@ export type Source =
 
 /** How far a load has come. */
 export interface LoadProgress {
-    /** `download`: from the network into the cache. `load`: from file onto the GPU. */
-    phase: "download" | "load";
+    /**
+     * `download`: from the network into the cache. `tune`: the fastest kernels are being found, once
+     * for an adapter; it has no bytes. `load`: from file onto the GPU.
+     */
+    phase: "download" | "tune" | "load";
     /** Bytes done in this phase. */
     loaded: number;
     /** Bytes of this phase; 0 if the server does not say. */
@@ -59,6 +62,11 @@ export interface LoadOptions {
     sha256?: string;
     /** What the weights become. */
     quantize?: Quantize;
+    /**
+     * Whether to measure which kernels are the fastest on this adapter, and to remember it for the
+     * next load; default true. False takes those that are safe to take unmeasured.
+     */
+    autotune?: boolean;
     /** The hub's address; default `https://huggingface.co`. */
     hubEndpoint?: string;
     /** Called at every step of the load. */
@@ -95,7 +103,22 @@ export interface DeviceInfo {
     isSoftware: boolean;
     /** Largest storage binding, bytes. */
     maxStorageBinding: number;
+    /** How matrix products are computed: as measured at the load, or as is safe without. */
+    variants: {
+        /** Of many tokens. */
+        matmul: Variant;
+        /** Of many tokens, in a training's backward. */
+        matmulTransposed: Variant;
+        /** Of one token. */
+        matvec: Variant;
+    };
 }
+
+/**
+ * A way to compute the same: `tile` is for GPUs, `loads` for CPUs that pretend to be one, and
+ * `broadcast` for such ones outside of a page.
+ */
+export type Variant = "tile" | "loads" | "broadcast";
 
 /** Bytes in use. */
 export interface MemoryInfo {
@@ -291,6 +314,8 @@ export interface EngineInterface {
     countTokens(input: string | readonly Message[]): Promise<number>;
     /** Bytes in use; may be asked amid other calls. */
     memory(): Promise<MemoryInfo>;
+    /** Measures one part of how fast the model is here, on texts that are made up. */
+    bench(what: BenchPart, options?: BenchOptions): Promise<Figure[]>;
     /**
      * Opens a new device and loads the model and its adapters onto it again: the remedy for
      * `device-lost`.
@@ -620,6 +645,54 @@ export function evaluate(
     examples: readonly (EvalExample | TrainingExample)[],
     options?: EvalOptions,
 ): Promise<Evaluation>;
+
+// ---------------------------------------------------------------- bench
+
+/** What {@link EngineInterface.bench} measures; the same as `engram bench` natively. */
+export type BenchPart =
+    /** Seconds to the first token by a decoder that is made for it. */
+    | "first"
+    /** Tokens/s of prompts. */
+    | "prefill"
+    /** Tokens/s of new tokens after contexts. */
+    | "generate"
+    /** What a token costs the host: dispatches, bind groups, buffers, submits, time of encoding. */
+    | "host"
+    /** Training steps: the original experiment's (four chats), and on four texts of each length. */
+    | "train"
+    /** Questions/s of an evaluation. */
+    | "evaluate"
+    /** inferena's protocol: a forward pass over 128 tokens, one token after them, the loss. */
+    | "inferena"
+    /** How the time of tokens and training steps grows with their number. */
+    | "scaling";
+
+/** Options of {@link EngineInterface.bench}. */
+export interface BenchOptions {
+    /** How often a figure is taken, once for nothing aside; default 3. */
+    runs?: number;
+    /**
+     * Lengths in tokens: of prompts (`prefill`, default 128 and 512), contexts (`generate`, 128 and
+     * 1024) or texts (`train`, 512). Those that the model's context has no room for are left out.
+     */
+    lengths?: readonly number[];
+    /** New tokens of `generate`; default 64. */
+    tokens?: number;
+    /** Ends the measuring between two runs; the call throws `aborted`. */
+    signal?: AbortSignal;
+}
+
+/** Something measured. */
+export interface Figure {
+    /** What. */
+    name: string;
+    /** Of the numbers; empty for what is counted. */
+    unit: string;
+    /** The middle one of the runs. */
+    median: number;
+    /** Every one. */
+    runs: number[];
+}
 
 // ---------------------------------------------------------------- cache
 

@@ -5,12 +5,21 @@
  * An object is used by one call at a time. Whatever fails throws an `Error` with a `code`.
  */
 import type {
-    AdapterFormat, AdapterInfo, DataProblem, Dataset, DeviceInfo, EvalExample, EvalOptions,
-    EvalProgress, Evaluation, Generated, MemoryInfo, Message, ModelInfo, NamedFile, Pattern,
-    Quantize, Sampling, SplitConfig, Splits, Support, TrainConfig, TrainStep, TrainingExample,
+    AdapterFormat, AdapterInfo, BenchOptions, BenchPart, DataProblem, Dataset, DeviceInfo,
+    EvalExample, EvalOptions, EvalProgress, Evaluation, Figure, Generated, MemoryInfo, Message,
+    ModelInfo, NamedFile, Pattern, Quantize, Sampling, SplitConfig, Splits, Support, TrainConfig, TrainStep, TrainingExample,
 } from "./engram";
 
 export default function init(): Promise<unknown>;
+
+/** Where the kernels' variants of an adapter are kept; `variants.js` makes it. */
+export interface Tuning {
+    /** What was kept under the key; the module checks it. */
+    recall(key: string): Promise<unknown>;
+    /** There was nothing of use: the variants are being found. */
+    begin(): void;
+    remember(key: string, variants: DeviceInfo["variants"]): Promise<void>;
+}
 
 export class WasmEngine {
     private constructor();
@@ -18,10 +27,15 @@ export class WasmEngine {
         files: { name: string; blob: Blob }[],
         name: string,
         quantize: Quantize | undefined,
+        tuning: Tuning | undefined,
         onProgress: (loaded: number, total: number) => void,
         signal?: AbortSignal,
     ): Promise<WasmEngine>;
-    reload(onProgress: (loaded: number, total: number) => void, signal?: AbortSignal): Promise<void>;
+    reload(
+        tuning: Tuning | undefined,
+        onProgress: (loaded: number, total: number) => void,
+        signal?: AbortSignal,
+    ): Promise<void>;
     readonly model: ModelInfo;
     readonly device: DeviceInfo;
     memory(): MemoryInfo;
@@ -50,6 +64,7 @@ export class WasmEngine {
         onProgress: (progress: EvalProgress) => void,
         signal?: AbortSignal,
     ): Promise<Evaluation>;
+    bench(what: BenchPart, options: Omit<BenchOptions, "signal">, signal?: AbortSignal): Promise<Figure[]>;
     /** Throws what the device has reported since it was opened. */
     check(): void;
     loseDevice(): void;

@@ -6,7 +6,7 @@
 
 /**
  * @import {
- *     AdapterFormat, AdapterInfo, Dataset, EvalExample, EvalOptions, EvalProgress, LoadOptions,
+ *     AdapterFormat, AdapterInfo, BenchOptions, BenchPart, Dataset, EvalExample, EvalOptions, EvalProgress, LoadOptions,
  *     LoadProgress, Message, NamedFile, Sampling, Source, TrainConfig, TrainingExample
  * } from "./engram"
  * @import { WasmEngine, WasmTrainer } from "./engram_wasm.js"
@@ -15,6 +15,7 @@
 import { EngramError, throwIfAborted, toError } from "./errors.js";
 import { Queue } from "./queue.js";
 import { resolve } from "./source.js";
+import { tuning } from "./variants.js";
 import { guarded, wasm } from "./wasm.js";
 
 /**
@@ -22,6 +23,7 @@ import { guarded, wasm } from "./wasm.js";
  *
  * @typedef {object} State
  * @property {WasmEngine} engine
+ * @property {boolean} autotune Whether a new device is measured for its fastest kernels.
  * @property {string | undefined} active The adapter of generations that name none.
  * @property {Map<number, WasmTrainer>} trainers
  * @property {number} lastTrainer
@@ -136,9 +138,19 @@ export const methods = {
         return engine.evaluate(candidates, examples, trainedOn, options, onEvent, signal);
     },
 
+    /**
+     * @param {State} state
+     * @param {{ what: BenchPart, options: Omit<BenchOptions, "signal"> }} args
+     * @param {Run<never>} run
+     */
+    async bench({ engine }, { what, options }, { signal }) {
+        return engine.bench(what, options, signal);
+    },
+
     /** @param {State} state @param {undefined} _ @param {Run<LoadProgress>} run */
-    async reload({ engine }, _, { signal, onEvent }) {
-        await engine.reload(loadProgress(onEvent), signal);
+    async reload({ engine, autotune }, _, { signal, onEvent }) {
+        const { load, tune } = progress(onEvent);
+        await engine.reload(autotune ? tuning(tune) : undefined, load, signal);
         return engine.device;
     },
 
@@ -182,10 +194,10 @@ export class Local {
     #queue = new Queue();
     #state;
 
-    /** @param {WasmEngine} engine */
-    constructor(engine) {
+    /** @param {WasmEngine} engine @param {boolean} autotune */
+    constructor(engine, autotune) {
         /** @type {State} */
-        this.#state = { engine, active: undefined, trainers: new Map(), lastTrainer: 0 };
+        this.#state = { engine, autotune, active: undefined, trainers: new Map(), lastTrainer: 0 };
         this.model = engine.model;
         this.device = engine.device;
     }
@@ -199,24 +211,19 @@ export class Local {
         try {
             throwIfAborted(signal);
             const module = await wasm();
-            const start = performance.now();
-            const seconds = () => (performance.now() - start) / 1000;
-            const { files, name, forget } = await resolve(source, options, {
-                signal,
-                onProgress: (loaded, total) =>
-                    onEvent({ phase: "download", loaded, total, seconds: seconds() }),
-            });
+            const { download, load, tune } = progress(onEvent);
+            const { files, name, forget } = await resolve(source, options, { signal, onProgress: download });
             throwIfAborted(signal);
-            const { quantize } = options;
-            const progress = loadProgress(onEvent, start);
-            const { WasmEngine } = module;
-            const load = () => WasmEngine.load(files, options.name ?? name, quantize, progress, signal);
-            const engine = await guarded(load).catch(async error => {
+            const { quantize, autotune = true } = options;
+            const tuned = autotune ? tuning(tune) : undefined;
+            const open = () =>
+                module.WasmEngine.load(files, options.name ?? name, quantize, tuned, load, signal);
+            const engine = await guarded(open).catch(async error => {
                 // It may have been cut short, and the next try shall not find it again.
                 if (toError(error).code === "format") await forget?.();
                 throw error;
             });
-            return new Local(engine);
+            return new Local(engine, autotune);
         } catch (error) {
             throw toError(error, signal?.aborted ? "aborted" : "internal");
         }
@@ -290,13 +297,15 @@ function trainerOf({ trainers }, id) {
 }
 
 /**
+ * What tells of each phase of a load that begins now.
+ *
  * @param {(progress: LoadProgress) => void} onEvent
- * @param {number} [start]
  */
-function loadProgress(onEvent, start = performance.now()) {
-    /** @param {number} loaded @param {number} total */
-    return (loaded, total) => {
-        const seconds = (performance.now() - start) / 1000;
-        onEvent({ phase: "load", loaded, total, seconds });
+function progress(onEvent) {
+    const start = performance.now();
+    /** @param {LoadProgress["phase"]} phase */
+    const of = phase => (loaded = 0, total = 0) => {
+        onEvent({ phase, loaded, total, seconds: (performance.now() - start) / 1000 });
     };
+    return { download: of("download"), tune: of("tune"), load: of("load") };
 }

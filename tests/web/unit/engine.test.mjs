@@ -48,6 +48,8 @@ both("a load reports its progress and can be aborted", async open => {
     const engine = await open({
         name: "m",
         quantize: "q8_0",
+        // Whether it is tuned depends on what was loaded before.
+        autotune: false,
         onProgress: (/** @type {never} */ step) => steps.push(step),
     });
     assert.equal(engine.model.name, "m");
@@ -159,6 +161,39 @@ both("tokens, counts, memory and a new device", async open => {
     await engine.reload({ onProgress: ({ phase, loaded }) => steps.push([phase, loaded]) });
     assert.deepEqual(steps, [["load", 1]]);
     assert.equal(engine.device.name, "fake again");
+    await engine.dispose();
+});
+
+both("kernels are tuned where they were not before, and only if the caller wants it", async open => {
+    /** @type {string[]} */
+    const phases = [];
+    const onProgress = (/** @type {{ phase: string }} */ { phase }) => phases.push(phase);
+    const engine = await open({ onProgress });
+    assert.equal(engine.device.variants.matvec, "loads");
+    phases.length = 0;
+    await engine.reload({ onProgress });
+    assert.deepEqual(phases, ["load"]);
+    assert.equal(engine.device.variants.matvec, "loads");
+    await engine.dispose();
+
+    const safe = await open({ autotune: false });
+    assert.equal(safe.device.variants.matvec, "tile");
+    await safe.reload();
+    assert.equal(safe.device.variants.matvec, "tile");
+    await safe.dispose();
+});
+
+both("a bench gives figures and can be ended", async open => {
+    const engine = await open();
+    assert.deepEqual(await engine.bench("first", { runs: 2 }), [
+        { name: "first", unit: "s", median: 1, runs: [1, 1] },
+    ]);
+    const controller = new AbortController();
+    const long = engine.bench("train", { runs: 1000, signal: controller.signal });
+    setTimeout(() => controller.abort(), 20);
+    await assert.rejects(long, withCode("aborted"));
+    await assert.rejects(engine.bench(/** @type {never} */ ("none")), withCode("invalid"));
+    assert.equal((await engine.bench("host"))[0]?.name, "host");
     await engine.dispose();
 });
 

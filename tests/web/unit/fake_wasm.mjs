@@ -20,12 +20,14 @@ function error(code, message) {
     return Object.assign(new Error(message), { code });
 }
 
+const SAFE = { matmul: "tile", matmulTransposed: "tile", matvec: "tile" };
+
 export class WasmEngine {
     #adapters = new Map();
     #busy = 0;
-    device = { name: "fake", isSoftware: true, maxStorageBinding: 1 };
+    device = { name: "fake", isSoftware: true, maxStorageBinding: 1, variants: SAFE };
 
-    static async load(files, name, quantize, onProgress, signal) {
+    static async load(files, name, quantize, tuning, onProgress, signal) {
         const bytes = files.reduce((sum, { blob }) => sum + blob.size, 0);
         for (let loaded = 0; loaded <= bytes; loaded += Math.ceil(bytes / 4)) {
             await sleep(1);
@@ -33,6 +35,7 @@ export class WasmEngine {
             onProgress(loaded, bytes);
         }
         const engine = new WasmEngine();
+        await engine.#tune(tuning);
         engine.model = { name, bytes, quantize, files: files.map(file => file.name) };
         return engine;
     }
@@ -46,10 +49,32 @@ export class WasmEngine {
         }
     }
 
-    reload(onProgress) {
-        return this.#alone(() => {
+    async #tune(tuning) {
+        if (!tuning) return;
+        const known = await tuning.recall("fake 1");
+        const variants = known?.matmul ? known : { ...SAFE, matvec: "loads" };
+        if (variants !== known) {
+            tuning.begin();
+            await tuning.remember("fake 1", variants);
+        }
+        this.device = { ...this.device, variants };
+    }
+
+    reload(tuning, onProgress) {
+        return this.#alone(async () => {
+            await this.#tune(tuning);
             onProgress(1, 1);
             this.device = { ...this.device, name: "fake again" };
+        });
+    }
+    bench(what, { runs = 3 }, signal) {
+        return this.#alone(async () => {
+            if (what === "none") throw error("invalid", "`none` can't be measured");
+            for (let run = 0; run < runs; run++) {
+                await sleep(1);
+                if (signal.aborted) throw error("aborted", "aborted");
+            }
+            return [{ name: what, unit: "s", median: 1, runs: Array(runs).fill(1) }];
         });
     }
     memory() {
