@@ -48,7 +48,7 @@ impl WasmEngine {
             "prefill" => bench.prefill(&lengths(&[128, 512], 1)).await,
             "generate" => bench.decode(tokens, &lengths(&[128, 1024], tokens)).await,
             "host" => bench.host().await,
-            "train" => train(&bench, &lengths(&[], 1)).await,
+            "train" => train(&bench, &lengths(&[512], 1)).await,
             "evaluate" => bench.evaluation().await,
             "inferena" => bench.inferena().await,
             "scaling" => bench.scaling().await,
