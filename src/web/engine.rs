@@ -353,12 +353,13 @@ async fn load(
     signal: Option<&AbortSignal>,
 ) -> Result<Loaded, JsValue> {
     let (context, mut device) = support::require().await?;
+    // Before anything is measured: it may be no model.
+    let checkpoint = files.open().await?;
+    check_signal(signal)?;
     if let Some(tuning) = tuning {
         variants::choose(&context, &mut device, tuning).await?;
         check_signal(signal)?;
     }
-    let checkpoint = files.open().await?;
-    check_signal(signal)?;
     let mut tell = |done: u64, total: u64| {
         let _ = on_progress.call2(&JsValue::NULL, &(done as f64).into(), &(total as f64).into());
         check_signal(signal)
