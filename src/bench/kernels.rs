@@ -43,7 +43,7 @@ impl Bench<'_> {
         for _ in 0..2 {
             context.kernel_times().await?;
             steps.advance().await?;
-            (self.proceed)()?;
+            (self.proceed)("kernels")?;
         }
         let step = context.kernel_times().await?;
         found.push(Profiled { name: "a training step", kernels: step });

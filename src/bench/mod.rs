@@ -22,8 +22,8 @@ pub struct Bench<'a> {
     pub runs: u32,
     /// Seconds from any fixed start.
     pub clock: &'a dyn Fn() -> f64,
-    /// Called between the runs; an error of its own ends the measuring.
-    pub proceed: &'a dyn Fn() -> Result<()>,
+    /// Called before each run with what is measured; an error of its own ends the measuring.
+    pub proceed: &'a dyn Fn(&str) -> Result<()>,
 }
 
 impl Bench<'_> {
@@ -35,15 +35,16 @@ impl Bench<'_> {
         unit: &'static str,
         mut once: impl AsyncFnMut() -> Result<f64>,
     ) -> Result<Figure> {
+        let name = name.into();
         let mut values = Vec::new();
         for run in 0..=self.runs {
-            (self.proceed)()?;
+            (self.proceed)(&name)?;
             let value = once().await?;
             if run > 0 {
                 values.push(value);
             }
         }
-        Ok(Figure { name: name.into(), unit, values })
+        Ok(Figure { name, unit, values })
     }
 
     /// Whether the model's context has room for so many tokens.

@@ -40,7 +40,7 @@ impl WasmEngine {
             let lengths = options.lengths.as_deref().unwrap_or(default);
             lengths.iter().copied().filter(|length| length + more <= limit).collect()
         };
-        let proceed = || check_signal(signal.as_ref());
+        let proceed = |_: &str| check_signal(signal.as_ref());
         let runs = options.runs.unwrap_or(3);
         let bench = Bench { engine: &engine, runs, clock: &clock, proceed: &proceed };
         let figures = match what {

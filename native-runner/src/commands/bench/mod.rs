@@ -2,15 +2,16 @@
 
 mod report;
 
+use std::cell::RefCell;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Args, ValueEnum, value_parser};
-use engram::bench::Bench;
-use engram::generate::Engine;
+use engram::bench::{Bench, Figure};
 
 use self::report::Report;
 use crate::cli::{EngineChoice, Global, Quantize};
+use crate::terminal::Terminal;
 use crate::{interrupt, memory, session};
 
 /// Options of `engram bench`.
@@ -84,6 +85,9 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     let wanted = if options.what.is_empty() { &DEFAULT[..] } else { &options.what };
     let _deferred = interrupt::defer();
     let needs = |what| wanted.contains(&what);
+    let proceed = teller(global);
+    let bench =
+        |engine| Bench { engine, runs: options.runs, clock: &session::clock, proceed: &proceed };
 
     if wanted.iter().any(|&what| what != What::Kernels) {
         let engine = session::load_engine(global)?;
@@ -91,22 +95,19 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         if needs(What::Load) {
             report.figures(vec![load(global, options.runs)?])?;
         }
-        measure(&engine, wanted, options.runs, &mut report)?;
+        measure(&bench(&engine), wanted, &mut report)?;
         if let Some(peak) = memory::peak(&engine) {
             report.peak(peak)?;
         }
     }
     if options.formats {
         for format in [Quantize::Q8_0, Quantize::F16] {
-            let global = Global {
-                quantize: Some(format),
-                engine: EngineChoice::Wgpu,
-                quiet: true,
-                ..global.clone()
-            };
-            let engine = session::load_engine(&global)?;
+            let quantize = Some(format);
+            let other =
+                Global { quantize, engine: EngineChoice::Wgpu, quiet: true, ..global.clone() };
+            let engine = session::load_engine(&other)?;
             report.format(format);
-            measure(&engine, &[What::Prefill, What::Generate], options.runs, &mut report)?;
+            measure(&bench(&engine), &[What::Prefill, What::Generate], &mut report)?;
             if let Some(peak) = memory::peak(&engine) {
                 report.peak(peak)?;
             }
@@ -115,21 +116,26 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     if needs(What::Kernels) {
         let engine = session::load_engine_to_profile(global)?;
         report.subject(global, &engine)?;
-        report.kernels(pollster::block_on(bench(&engine, options.runs).kernels())?)?;
+        report.kernels(pollster::block_on(bench(&engine).kernels())?)?;
     }
     report.write()
 }
 
-fn bench(engine: &Engine, runs: u32) -> Bench<'_> {
-    let proceed = &|| match interrupt::requested() {
-        true => Err(engram::Error::Cancelled),
-        false => Ok(()),
-    };
-    Bench { engine, runs, clock: &session::clock, proceed }
+/// Tells what is measured when that changes.
+fn teller(global: &Global) -> impl Fn(&str) -> engram::Result<()> {
+    let (terminal, last) = (Terminal::new(global), RefCell::new(String::new()));
+    move |name| {
+        if interrupt::requested() {
+            return Err(engram::Error::Cancelled);
+        }
+        if last.replace(name.to_owned()) != name {
+            terminal.note(format_args!("measuring: {name}"));
+        }
+        Ok(())
+    }
 }
 
-fn measure(engine: &Engine, wanted: &[What], runs: u32, report: &mut Report) -> Result<()> {
-    let bench = bench(engine, runs);
+fn measure(bench: &Bench<'_>, wanted: &[What], report: &mut Report) -> Result<()> {
     for &what in wanted {
         let figures = pollster::block_on(async {
             match what {
@@ -140,7 +146,7 @@ fn measure(engine: &Engine, wanted: &[What], runs: u32, report: &mut Report) -> 
                 What::Train => {
                     let mut figures = bench.train().await?;
                     // Ten times the tokens; a software adapter takes minutes.
-                    let once = Bench { runs: 1, ..bench };
+                    let once = Bench { runs: 1, ..*bench };
                     figures.extend(once.train_on(4, 512).await?);
                     Ok(figures)
                 }
@@ -156,7 +162,7 @@ fn measure(engine: &Engine, wanted: &[What], runs: u32, report: &mut Report) -> 
     Ok(())
 }
 
-fn load(global: &Global, runs: u32) -> Result<engram::bench::Figure> {
+fn load(global: &Global, runs: u32) -> Result<Figure> {
     let quiet = Global { quiet: true, ..global.clone() };
     let mut values = Vec::new();
     for _ in 0..runs {
@@ -164,5 +170,5 @@ fn load(global: &Global, runs: u32) -> Result<engram::bench::Figure> {
         session::load_engine(&quiet)?;
         values.push(session::clock() - began);
     }
-    Ok(engram::bench::Figure { name: "load".into(), unit: "s", values })
+    Ok(Figure { name: "load".into(), unit: "s", values })
 }
