@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Args, ValueEnum, value_parser};
 use engram::bench::{Bench, Figure};
+use engram::generate::Engine;
 
 use self::report::Report;
 use crate::cli::{EngineChoice, Global, Quantize};
@@ -86,8 +87,6 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     let _deferred = interrupt::defer();
     let needs = |what| wanted.contains(&what);
     let proceed = teller(global);
-    let bench =
-        |engine| Bench { engine, runs: options.runs, clock: &session::clock, proceed: &proceed };
 
     if wanted.iter().any(|&what| what != What::Kernels) {
         let engine = session::load_engine(global)?;
@@ -95,7 +94,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         if needs(What::Load) {
             report.figures(vec![load(global, options.runs)?])?;
         }
-        measure(&bench(&engine), wanted, &mut report)?;
+        measure(&bench(&engine, options.runs, &proceed), wanted, &mut report)?;
         if let Some(peak) = memory::peak(&engine) {
             report.peak(peak)?;
         }
@@ -107,7 +106,11 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
                 Global { quantize, engine: EngineChoice::Wgpu, quiet: true, ..global.clone() };
             let engine = session::load_engine(&other)?;
             report.format(format);
-            measure(&bench(&engine), &[What::Prefill, What::Generate], &mut report)?;
+            measure(
+                &bench(&engine, options.runs, &proceed),
+                &[What::Prefill, What::Generate],
+                &mut report,
+            )?;
             if let Some(peak) = memory::peak(&engine) {
                 report.peak(peak)?;
             }
@@ -116,9 +119,17 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     if needs(What::Kernels) {
         let engine = session::load_engine_to_profile(global)?;
         report.subject(global, &engine)?;
-        report.kernels(pollster::block_on(bench(&engine).kernels())?)?;
+        report.kernels(pollster::block_on(bench(&engine, options.runs, &proceed).kernels())?)?;
     }
     report.write()
+}
+
+fn bench<'a>(
+    engine: &'a Engine,
+    runs: u32,
+    proceed: &'a dyn Fn(&str) -> engram::Result<()>,
+) -> Bench<'a> {
+    Bench { engine, runs, clock: &session::clock, proceed }
 }
 
 /// Tells what is measured when that changes.
