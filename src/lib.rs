@@ -8,7 +8,7 @@
 //! 3. [`model`] is the decoder, written once over the operations of [`ops`], which
 //!    [`kernels`] carry out on a device of [`gpu`];
 //! 4. [`generate`] samples from it, [`train`] fits LoRA adapters to [`data`], and
-//! 5. [`eval`] measures what the training did, [`bench`] how fast all of it is.
+//! 5. [`eval`] measures what the training did, [`mod@bench`] how fast all of it is.
 //!
 //! Nothing here touches files, arguments, a terminal or a clock: bytes, callbacks and clocks are
 //! passed in. `ARCHITECTURE.md` has the map of the code.
