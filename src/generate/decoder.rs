@@ -113,8 +113,11 @@ impl Decoder {
         self.history.truncate(kept);
         let rest = &ids[kept..];
         self.history.extend(rest);
-        on!(&mut self.device, decoder => decoder.prompt(&self.history, kept))?;
-        Ok(rest.len())
+        let computed = on!(&mut self.device, decoder => decoder.prompt(&self.history, kept));
+        if computed.is_err() {
+            self.history.truncate(kept);
+        }
+        computed.map(|()| rest.len())
     }
 
     /// The logits (vocab_size) of what follows the context.
@@ -135,7 +138,11 @@ impl Decoder {
         check_ids(&self.config, &[id])?;
         self.reserve(self.history.len() + 1)?;
         self.history.push(id);
-        on!(&mut self.device, decoder => decoder.step(&self.history))
+        let computed = on!(&mut self.device, decoder => decoder.step(&self.history));
+        if computed.is_err() {
+            self.history.pop();
+        }
+        computed
     }
 
     /// Appends [`Self::pick`] and the picks after it, `count` tokens in all in one submit, and

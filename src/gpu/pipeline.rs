@@ -95,29 +95,35 @@ impl Pipelines {
         let missing: Vec<&Rc<Pipeline>> = missing.collect();
         let sources: Vec<Source> = missing.iter().map(|pipeline| pipeline.source.clone()).collect();
         for (pipeline, compiled) in missing.into_iter().zip(compile_all(device, &sources)) {
-            // It was empty a moment ago, and there is one thread.
-            let _ = pipeline.compute.set(compiled);
+            if let Some(compiled) = compiled {
+                // It was empty a moment ago, and nobody else is here.
+                let _ = pipeline.compute.set(compiled);
+            }
         }
     }
 }
 
-/// On as many threads as there are processors: drivers take from milliseconds to seconds a kernel.
+/// On as many threads as there are processors: drivers take from milliseconds to seconds a kernel. None
+/// where a thread broke down; the first use compiles those.
 #[cfg(not(target_arch = "wasm32"))]
-fn compile_all(device: &wgpu::Device, sources: &[Source]) -> Vec<wgpu::ComputePipeline> {
+fn compile_all(device: &wgpu::Device, sources: &[Source]) -> Vec<Option<wgpu::ComputePipeline>> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let share = sources.len().div_ceil(threads).max(1);
-    let compile_some = |some: &[Source]| some.iter().map(|s| s.compile(device)).collect::<Vec<_>>();
     std::thread::scope(|scope| {
-        let shares = sources.chunks(share).map(|some| scope.spawn(|| compile_some(some)));
-        let shares: Vec<_> = shares.collect();
-        shares.into_iter().flat_map(|share| share.join().unwrap_or_default()).collect()
+        let compile = |some: &[Source]| some.iter().map(|s| Some(s.compile(device))).collect();
+        let spawned = sources.chunks(share).map(|some| (some, scope.spawn(move || compile(some))));
+        let spawned: Vec<_> = spawned.collect();
+        let joined = |(some, thread): (&[Source], std::thread::ScopedJoinHandle<'_, Vec<_>>)| {
+            thread.join().unwrap_or_else(|_| vec![None; some.len()])
+        };
+        spawned.into_iter().flat_map(joined).collect()
     })
 }
 
 /// The browser compiles where it likes.
 #[cfg(target_arch = "wasm32")]
-fn compile_all(device: &wgpu::Device, sources: &[Source]) -> Vec<wgpu::ComputePipeline> {
-    sources.iter().map(|source| source.compile(device)).collect()
+fn compile_all(device: &wgpu::Device, sources: &[Source]) -> Vec<Option<wgpu::ComputePipeline>> {
+    sources.iter().map(|source| Some(source.compile(device))).collect()
 }
 
 fn layout_entries(storage: &[Access]) -> Vec<wgpu::BindGroupLayoutEntry> {
