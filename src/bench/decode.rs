@@ -12,7 +12,7 @@ impl Bench<'_> {
     pub async fn prefill(&self, lengths: &[usize]) -> Result<Vec<Figure>> {
         let mut decoder = self.engine.decoder(None)?;
         let mut figures = Vec::new();
-        for &length in lengths.iter().filter(|&&length| self.fits(length + 1)) {
+        for &length in lengths.iter().filter(|&&length| self.fits(length, 1)) {
             let mut salt = 0;
             let once = async || {
                 salt += 1;
@@ -46,7 +46,7 @@ impl Bench<'_> {
     pub async fn decode(&self, tokens: usize, contexts: &[usize]) -> Result<Vec<Figure>> {
         let mut decoder = self.engine.decoder(None)?;
         let mut figures = Vec::new();
-        for &length in contexts.iter().filter(|&&length| self.fits(length + tokens)) {
+        for &length in contexts.iter().filter(|&&length| self.fits(length, tokens)) {
             let ids = self.text(length, 0, tokens)?;
             decoder.prefill(&ids)?;
             let once = async || {

@@ -47,9 +47,9 @@ impl Bench<'_> {
         Ok(Figure { name, unit, values })
     }
 
-    /// Whether the model's context has room for so many tokens.
-    fn fits(&self, tokens: usize) -> bool {
-        tokens <= self.engine.config().max_position_embeddings
+    /// Whether the model's context has room for so many tokens and `more`.
+    fn fits(&self, tokens: usize, more: usize) -> bool {
+        tokens.saturating_add(more) <= self.engine.config().max_position_embeddings
     }
 
     /// Some tokens of the vocabulary, no two texts beginning alike.
@@ -59,7 +59,7 @@ impl Bench<'_> {
     fn text(&self, length: usize, salt: usize, more: usize) -> Result<Vec<u32>> {
         let config = self.engine.config();
         let (vocab, limit) = (config.vocab_size, config.max_position_embeddings);
-        let needed = length + more;
+        let needed = length.saturating_add(more);
         if needed > limit {
             return Err(crate::Error::ContextOverflow { needed, limit });
         }

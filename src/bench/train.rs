@@ -42,7 +42,7 @@ impl Bench<'_> {
 
     /// A step of `batch` texts of `length` tokens; nothing if the model's context is too short.
     pub async fn train_on(&self, batch: usize, length: usize) -> Result<Vec<Figure>> {
-        if !self.fits(length + 1) {
+        if !self.fits(length, 1) {
             return Ok(Vec::new());
         }
         self.steps(&format!("{batch} × {length} tokens"), Some((batch, length))).await
