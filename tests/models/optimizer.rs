@@ -229,9 +229,3 @@ fn outcome(event: &Event) -> (usize, f32, f32) {
         Event::Stepped { iteration, .. } => (iteration, 0.0, 0.0),
     }
 }
-
-#[track_caller]
-fn assert_near(what: &str, found: f32, expected: f64, tolerance: f64) {
-    let off = (f64::from(found) - expected).abs();
-    assert!(off <= tolerance, "{what}: {found}, {expected} is right");
-}
