@@ -165,8 +165,13 @@ impl WeightSet {
         found
     }
 
+    /// Their names.
+    pub fn weight_names(&self) -> impl Iterator<Item = &str> {
+        self.weights.iter().map(|(name, _)| name.as_str())
+    }
+
     /// Their names, by the buffers of [`Self::buffers`].
-    pub fn names(&self) -> Vec<String> {
+    pub fn buffer_names(&self) -> Vec<String> {
         let name_of = |buffer: &Buffer| {
             let holds = |weight: &Weight<Matrix, Buffer>| match weight {
                 Weight::Matrix(matrix) => matrix.buffers().any(|found| **found == **buffer),

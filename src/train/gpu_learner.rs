@@ -52,7 +52,19 @@ impl GpuLearner {
         }
         let layers = config.layers(&model.config)?;
         let mut adapter = GpuAdapter::load(context, model, adapter)?;
-        let base = adapter.weights.as_ref().map_or(model, |weights| &weights.llama);
+        let base = match &adapter.weights {
+            None => model,
+            Some(brought) => {
+                let trains = |name: &str| config.trains_weight(&layers, name);
+                if let Some(name) = brought.set.weight_names().find(|name| !trains(name)) {
+                    return Err(Error::invalid(format!(
+                        "the adapter brings the weight `{name}`, which the settings do not train; \
+                         name its module in modules-to-save"
+                    )));
+                }
+                &brought.llama
+            }
+        };
         let weights =
             GpuWeights::copied(context, base, &|name| config.trains_weight(&layers, name))?;
         let (model, count) = (weights.llama.clone(), weights.set.count());
@@ -238,7 +250,7 @@ impl Learner for GpuLearner {
         let mut starts: Vec<(String, usize)> = starts.collect();
         if let Some(GpuWeights { set, .. }) = &self.adapter.weights {
             let mut end = self.adapter.count;
-            for (name, (_, count)) in set.names().into_iter().zip(set.buffers()) {
+            for (name, (_, count)) in set.buffer_names().into_iter().zip(set.buffers()) {
                 starts.push((name, end));
                 end += count;
             }

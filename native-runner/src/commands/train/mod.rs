@@ -96,6 +96,10 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
         #[cfg(feature = "burn")]
         Model::Burn(model) => {
             use engram::burn::{Bottleneck, DoraModule, LoraModule};
+            anyhow::ensure!(
+                start.config.modules_to_save.is_empty(),
+                "--modules-to-save needs --engine wgpu"
+            );
             match start.config.adapter_type {
                 AdapterType::Lora | AdapterType::Rslora => {
                     run_on(global, engine, options, start.on_burn::<LoraModule>(model)?)
@@ -106,6 +110,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
                 AdapterType::Bottleneck => {
                     run_on(global, engine, options, start.on_burn::<Bottleneck>(model)?)
                 }
+                AdapterType::Full => anyhow::bail!("full fine-tuning needs --engine wgpu"),
             }
         }
     }

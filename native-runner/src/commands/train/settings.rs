@@ -1,6 +1,6 @@
 //! The training settings on the command line.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
 use engram::train::{AdapterType, Optimizer, TrainConfig};
@@ -25,6 +25,8 @@ pub enum Type {
     Dora,
     /// A small network behind a layer; needs --engine burn
     Bottleneck,
+    /// Nothing: every weight of the blocks is trained itself, in f32; needs --engine wgpu
+    Full,
 }
 
 impl From<Type> for AdapterType {
@@ -34,6 +36,7 @@ impl From<Type> for AdapterType {
             Type::Rslora => Self::Rslora,
             Type::Dora => Self::Dora,
             Type::Bottleneck => Self::Bottleneck,
+            Type::Full => Self::Full,
         }
     }
 }
@@ -56,7 +59,7 @@ pub struct Settings {
     #[arg(long)]
     pub learning_rate: Option<f32>,
     /// What is added to a linear layer [default: lora]
-    #[arg(long)]
+    #[arg(long, alias = "fine-tune-type")]
     pub adapter_type: Option<Type>,
     /// Rank of the adapter; the bottleneck's size [default: 8]
     #[arg(long)]
@@ -70,6 +73,9 @@ pub struct Settings {
     /// Linear layers to adapt, such as q_proj,v_proj [default: all seven]
     #[arg(long, value_delimiter = ',')]
     pub keys: Option<Vec<String>>,
+    /// Modules to train whole and save beside the adapter, such as embed_tokens,lm_head,norm
+    #[arg(long, value_delimiter = ',')]
+    pub modules_to_save: Option<Vec<String>>,
     /// adam or adamw [default: adam]
     #[arg(long, value_parser = parse_optimizer)]
     pub optimizer: Option<Optimizer>,
@@ -125,6 +131,13 @@ impl Settings {
             // Where the paper puts it.
             config.keys = ["self_attn.o_proj", "mlp.down_proj"].map(str::to_owned).into();
         }
+        if self.adapter_type == Some(Type::Full) {
+            let given = [self.rank.is_some(), self.scale.is_some(), self.keys.is_some()];
+            let flags = ["--rank", "--scale", "--keys"];
+            if let Some((flag, _)) = flags.iter().zip(given).find(|(_, given)| *given) {
+                bail!("{flag} is an adapter's; full fine-tuning trains the blocks themselves");
+            }
+        }
         if self.semantics == Some(Semantics::Mlx) {
             config.bias_correction = false;
         }
@@ -165,6 +178,7 @@ impl Settings {
         put(&mut config.scale, &self.scale);
         put(&mut config.num_layers, &self.num_layers);
         put(&mut config.keys, &self.keys);
+        put(&mut config.modules_to_save, &self.modules_to_save);
         put(&mut config.optimizer, &self.optimizer);
         put(&mut config.weight_decay, &self.weight_decay);
         put(&mut config.bias_correction, &self.bias_correction);
