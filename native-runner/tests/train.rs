@@ -30,7 +30,7 @@ fn full_fine_tuning_leaves_weights_that_every_command_takes() {
     let losses = losses(folder.path(), "train_loss");
     assert!(losses[2] < losses[0], "{losses:?}");
 
-    let prompt = &["generate", "cat", "--max-tokens", "8", "--temperature", "0"][..];
+    let prompt = &["generate", "cat", "--max-new-tokens", "8", "--temperature", "0"][..];
     let said = |more: &[&str]| stdout(engram(&[prompt, more].concat()).output().unwrap());
     let with = ["--adapter-path", folder.path().to_str().unwrap()];
     assert_ne!(said(&[]), said(&with));
