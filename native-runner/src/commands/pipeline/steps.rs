@@ -82,6 +82,8 @@ impl Run {
         let blocks = engine.config().num_hidden_layers as i64;
         let num_layers = (blocks < TrainConfig::default().num_layers).then_some(-1);
         let options = train::Options {
+            config: None,
+            print_config: false,
             data: self.held_out.clone(),
             adapter_path: self.adapter.clone(),
             resume: false,

@@ -21,6 +21,7 @@ pub use self::settings::Settings;
 use self::start::{CHECKPOINT, Start};
 use crate::adapter;
 use crate::cli::Global;
+use crate::config;
 use crate::interrupt;
 use crate::memory;
 use crate::session;
@@ -29,9 +30,17 @@ use crate::terminal::Terminal;
 /// Options of `engram train`.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
+    /// Take settings from a YAML file, in MLX-LM's keys; options go before it
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print all settings as such a file, and train nothing
+    #[arg(long)]
+    pub print_config: bool,
+
     /// Folder with train.jsonl and, if it is to be validated, valid.jsonl: chats, completions or
     /// texts, as MLX-LM takes them
-    #[arg(long, value_name = "FOLDER")]
+    #[arg(long, value_name = "FOLDER", default_value = "data")]
     pub data: PathBuf,
 
     /// Folder for the adapter, its checkpoint, its metrics and, in best/, the adapter of the lowest
@@ -78,10 +87,18 @@ Examples:
   engram train --data data --iters 500 --learning-rate 1e-4 --mask-prompt
   engram train --data data --adapter-path runs/first --resume
   engram train --data data --keys q_proj,v_proj --num-layers 8 --format peft
+  engram train --data data --print-config > run.yaml
+  engram train --config run.yaml --adapter-path runs/second --learning-rate 1e-4
 
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
+    if options.print_config {
+        let config = options.settings.config()?;
+        config.check()?;
+        let file = config::resolved(global, options, &config)?;
+        return say(config::to_yaml(&file)?.trim_end());
+    }
     let engine = session::load_engine(global)?;
     train(global, &engine, options)
 }
