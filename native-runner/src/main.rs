@@ -9,6 +9,7 @@ mod dataset;
 mod engine;
 mod interrupt;
 mod memory;
+mod runs;
 mod self_test;
 mod session;
 mod source;

@@ -9,12 +9,12 @@ use engram::eval::{EvalConfig, Protocol};
 use engram::generate::Engine;
 use engram::train::TrainConfig;
 
-use super::curve;
 use super::preset::Preset;
 use crate::cli::Global;
 use crate::commands::eval::Evaluation;
 use crate::commands::train;
 use crate::dataset;
+use crate::runs::curve;
 use crate::terminal::Terminal;
 
 /// The places of one run.

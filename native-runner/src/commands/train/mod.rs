@@ -1,5 +1,6 @@
 //! `engram train`: a LoRA adapter from a folder of data.
 
+mod folder;
 mod metrics;
 mod settings;
 mod start;
@@ -24,6 +25,7 @@ use crate::cli::Global;
 use crate::config;
 use crate::interrupt;
 use crate::memory;
+use crate::runs::METRICS;
 use crate::session;
 use crate::terminal::Terminal;
 
@@ -43,8 +45,8 @@ pub struct Options {
     #[arg(long, value_name = "FOLDER", default_value = "data")]
     pub data: PathBuf,
 
-    /// Folder for the adapter, its checkpoint, its metrics and, in best/, the adapter of the lowest
-    /// validation loss
+    /// Folder for the adapter, its checkpoint, its settings, its metrics and, in best/, the adapter
+    /// of the lowest validation loss
     #[arg(long, value_name = "FOLDER", default_value = "adapters")]
     pub adapter_path: PathBuf,
 
@@ -137,10 +139,14 @@ fn run_on<L: Learner>(
 ) -> Result<()> {
     let terminal = Terminal::new(global);
     let folder = &options.adapter_path;
+    let (config, parameters) = (trainer.config().clone(), trainer.learner().parameter_count());
+    let from = trainer.iteration();
+    let mut record = folder::begin(global, options, engine, &config, parameters, from)?;
+    let began = Instant::now();
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let metrics = options.metrics.clone().unwrap_or_else(|| folder.join("metrics.jsonl"));
-    let keep = options.resume.then_some(trainer.iteration());
-    let config = trainer.config().clone();
+    folder::write(global, options, engine, &config, &record)?;
+    let metrics = options.metrics.clone().unwrap_or_else(|| folder.join(METRICS));
+    let keep = options.resume.then_some(from);
     let mut run = Run {
         options,
         model_name: global.model.to_string(),
@@ -155,12 +161,16 @@ fn run_on<L: Learner>(
     let dispatches = trainer.learner().dispatches_per_step();
     terminal.note(format_args!(
         "training {} parameters, iterations {} to {}{}",
-        trainer.learner().parameter_count(),
-        trainer.iteration() + 1,
+        parameters,
+        from + 1,
         config.iters,
         dispatches.map_or(String::new(), |count| format!(", {count} dispatches a step"))
     ));
-    pollster::block_on(run.finish(&mut trainer))?;
+    let result = pollster::block_on(run.finish(&mut trainer));
+    record.end(began, trainer.iteration(), &result);
+    // What went wrong first is what is said.
+    let recorded = record.write(folder);
+    result.and(recorded)?;
     terminal.note(format_args!("saved the adapter to {}", folder.display()));
     Ok(())
 }

@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result};
 use engram::eval::report::{LossPoint, Training, TrainingCost};
 use serde_json::Value;
 
+use super::METRICS;
 use crate::adapter;
 
 /// The training of the adapter in `folder`, as its metrics and its settings tell; none if it has
 /// no metrics, as one that was trained elsewhere.
 pub fn read(folder: &Path) -> Result<Option<Training>> {
-    let path = folder.join("metrics.jsonl");
+    let path = folder.join(METRICS);
     let name = path.display().to_string();
     let lines = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
