@@ -19,8 +19,8 @@ const SMALL: &[&str] =
 
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
-/// What a run's folder has from its beginning.
-const OF_A_RUN: [&str; 3] = ["config.yaml", "metrics.jsonl", "run.json"];
+/// What a run leaves besides the adapter and its checkpoint.
+const OF_A_RUN: [&str; 4] = ["config.yaml", "metrics.jsonl", "report.html", "run.json"];
 
 /// `engram train` on the data of the goldens unless `options` name others.
 fn train(folder: &Path, options: &[&[&str]]) -> std::process::Command {

@@ -130,6 +130,12 @@ impl<'a> Keys<'a> {
         let is_switch = matches!(option.get_action(), ArgAction::SetTrue);
         let arguments = match &node.value {
             Value::Bool(on) if is_switch => on.then(|| format!("--{flag}")).into_iter().collect(),
+            // An option whose value may be left out is a switch too.
+            Value::Bool(on)
+                if option.get_num_args().is_some_and(|count| count.min_values() == 0) =>
+            {
+                on.then(|| format!("--{flag}")).into_iter().collect()
+            }
             _ if is_switch => bail!("{at}: `{key}` is true or false"),
             Value::List(items) => {
                 let texts: Option<Vec<String>> =

@@ -143,6 +143,7 @@ mod tests {
             "--format=peft",
             "--save-every=3",
             "--metrics=m",
+            "--tensorboard",
         ]);
         let (file, _) = file(&given);
         for option in all_settings() {
@@ -162,6 +163,8 @@ mod tests {
             &["--adapter-type=rslora", "--scale=0.1", "--learning-rate=1.17e-7", "--mask-prompt"],
             &["--semantics=mlx", "--num-layers=-1", "--keys=q_proj", "--seed=18446744073709551615"],
             &["--save-every=3", "--data=1e3", "--adapter-path=true", "--engine=wgpu"],
+            &["--tensorboard"],
+            &["--tensorboard=events", "--metrics=m"],
         ] {
             let (file, trained) = file(&cli(arguments));
             std::fs::write(&path, to_yaml(&file).unwrap()).unwrap();

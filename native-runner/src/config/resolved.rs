@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use engram::train::{AdapterType, TrainConfig};
+use engram::train::{AdapterType, Optimizer, TrainConfig};
 use serde_json::{Map, Value, json};
 
 use super::keys::insert;
@@ -31,6 +31,10 @@ pub fn resolved(
         ("init_adapter", options.init_adapter.as_deref().map(path)),
         ("format", name(options.format)),
         ("save_every", options.save_every.map(|every| json!(every))),
+        (
+            "tensorboard",
+            options.tensorboard.as_ref().map(|folder| folder.as_deref().map_or(json!(true), path)),
+        ),
         ("metrics", options.metrics.as_deref().map(path)),
     ];
     let mut file = Map::new();
@@ -39,8 +43,13 @@ pub fn resolved(
     let trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
     let optimizer = trained["optimizer"].as_str().unwrap_or_default().to_owned();
     let is_used = |(option, value): &(String, Value)| {
-        let has_no_scale = config.adapter_type == AdapterType::Bottleneck && option == "scale";
-        !value.is_null() && !has_no_scale
+        // What the method or the optimizer does not have may not be set either.
+        let is_absent = match option.as_str() {
+            "scale" => config.adapter_type == AdapterType::Bottleneck,
+            "weight_decay" => config.optimizer == Optimizer::Adam,
+            _ => value.is_null(),
+        };
+        !is_absent
     };
     for (option, value) in own.chain(trained.into_iter().filter(|entry| is_used(entry))) {
         insert(&mut file, &option, &optimizer, value);

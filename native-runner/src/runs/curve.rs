@@ -30,7 +30,7 @@ pub fn read(folder: &Path) -> Result<Option<Training>> {
 }
 
 /// One point an iteration, in their order, and what all reports together took.
-fn parse(name: &str, lines: &str) -> Result<(Vec<LossPoint>, Option<TrainingCost>)> {
+pub fn parse(name: &str, lines: &str) -> Result<(Vec<LossPoint>, Option<TrainingCost>)> {
     let mut points: BTreeMap<usize, LossPoint> = BTreeMap::new();
     let (mut seconds, mut tokens, mut peak, mut reported) = (0.0, 0.0, None, 0);
     for (number, line) in (1..).zip(lines.lines()).filter(|(_, line)| !line.trim().is_empty()) {

@@ -92,6 +92,17 @@ pub enum Status {
     Failed,
 }
 
+impl Status {
+    pub fn name(self) -> &'static str {
+        match self {
+            Status::Running => "running",
+            Status::Done => "done",
+            Status::Interrupted => "interrupted",
+            Status::Failed => "failed",
+        }
+    }
+}
+
 impl Origin {
     /// Reads `files` for their sums.
     pub fn of(name: impl ToString, files: &[PathBuf]) -> Result<Self> {

@@ -91,6 +91,7 @@ impl Run {
             format: None,
             save_every: None,
             metrics: None,
+            tensorboard: None,
             settings: train::Settings {
                 num_layers,
                 iters: Some(preset.iters),

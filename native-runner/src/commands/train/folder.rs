@@ -53,8 +53,11 @@ pub fn write(
 ) -> Result<()> {
     let mut file = config::resolved(global, options, trained)?;
     file.insert("engine".to_owned(), json!(engine.model().place().engine));
-    // A file of this run alone: a run that repeats it has its own.
+    // Of this run alone: one that repeats it has its own.
     file.remove("metrics");
+    if file.get("tensorboard").is_some_and(|folder| !folder.is_boolean()) {
+        file.insert("tensorboard".to_owned(), json!(true));
+    }
     let (yaml, json) = (config::to_yaml(&file)?, record.to_json()?);
     adapter::write_folder(&options.adapter_path, &[(CONFIG, yaml.as_bytes()), (RECORD, &json)])
 }

@@ -1,6 +1,7 @@
 //! `engram train`: a LoRA adapter from a folder of data.
 
 mod folder;
+mod follow;
 mod metrics;
 mod settings;
 mod start;
@@ -17,7 +18,7 @@ use engram::model::AnyAdapter;
 use engram::train::{AdapterType, Event, Learner, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
-use self::metrics::Metrics;
+use self::follow::Follow;
 pub use self::settings::Settings;
 use self::start::{CHECKPOINT, Start};
 use crate::adapter;
@@ -25,7 +26,7 @@ use crate::cli::Global;
 use crate::config;
 use crate::interrupt;
 use crate::memory;
-use crate::runs::METRICS;
+use crate::runs::{self, Run as Finished};
 use crate::session;
 use crate::terminal::Terminal;
 
@@ -70,6 +71,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
 
+    /// Write TensorBoard's event files too [default folder: the adapter's]
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1)]
+    pub tensorboard: Option<Option<PathBuf>>,
+
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -89,6 +94,7 @@ Examples:
   engram train --data data --iters 500 --learning-rate 1e-4 --mask-prompt
   engram train --data data --adapter-path runs/first --resume
   engram train --data data --keys q_proj,v_proj --num-layers 8 --format peft
+  engram train --data data --adapter-path runs/first --tensorboard
   engram train --data data --print-config > run.yaml
   engram train --config run.yaml --adapter-path runs/second --learning-rate 1e-4
 
@@ -145,14 +151,12 @@ fn run_on<L: Learner>(
     let began = Instant::now();
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     folder::write(global, options, engine, &config, &record)?;
-    let metrics = options.metrics.clone().unwrap_or_else(|| folder.join(METRICS));
-    let keep = options.resume.then_some(from);
     let mut run = Run {
         options,
         model_name: global.model.to_string(),
         engine,
         terminal,
-        metrics: Metrics::open(&metrics, keep)?,
+        follow: Follow::begin(options, terminal, from, config.iters)?,
         interval_time: Duration::ZERO,
         interval_tokens: 0,
         interval_iterations: 0,
@@ -169,7 +173,7 @@ fn run_on<L: Learner>(
     let result = pollster::block_on(run.finish(&mut trainer));
     record.end(began, trainer.iteration(), &result);
     // What went wrong first is what is said.
-    let recorded = record.write(folder);
+    let recorded = record.write(folder).and_then(|()| runs::html::write(&Finished::read(folder)?));
     result.and(recorded)?;
     terminal.note(format_args!("saved the adapter to {}", folder.display()));
     Ok(())
@@ -186,7 +190,7 @@ struct Run<'a> {
     model_name: String,
     engine: &'a Engine,
     terminal: Terminal,
-    metrics: Metrics,
+    follow: Follow,
     interval_time: Duration,
     interval_tokens: usize,
     interval_iterations: usize,
@@ -196,7 +200,6 @@ struct Run<'a> {
 impl Run<'_> {
     async fn finish<L: Learner>(&mut self, trainer: &mut Trainer<L>) -> Result<()> {
         let _deferred = interrupt::defer();
-        let mut bar = self.terminal.steps(trainer.config().iters);
         let mut what = "training".to_owned();
         loop {
             let began = Instant::now();
@@ -214,12 +217,12 @@ impl Run<'_> {
             match event {
                 Event::Validated { iteration, loss, best } => {
                     let seconds = began.elapsed().as_secs_f64();
-                    say(format_args!(
-                        "iteration {iteration}: validation loss {loss:.4}, {seconds:.1} s"
-                    ))?;
-                    self.metrics.write(&json!({
-                        "iteration": iteration, "val_loss": loss, "seconds": seconds,
-                    }))?;
+                    self.follow.note(
+                        format_args!(
+                            "iteration {iteration}: validation loss {loss:.4}, {seconds:.1} s"
+                        ),
+                        &json!({"iteration": iteration, "val_loss": loss, "seconds": seconds}),
+                    )?;
                     if best && iteration > 1 {
                         self.save_adapter(trainer, &self.options.adapter_path.join("best")).await?;
                     }
@@ -227,14 +230,15 @@ impl Run<'_> {
                 Event::Stepped { tokens, .. } => self.count(began, tokens),
                 Event::Reported { iteration, tokens, loss, gradient_norm, trained_tokens } => {
                     self.count(began, tokens);
-                    what = format!("loss {loss:.3}");
-                    self.report(iteration, loss, gradient_norm, trained_tokens, trainer)?;
+                    let rate =
+                        self.report(iteration, loss, gradient_norm, trained_tokens, trainer)?;
+                    what = format!("loss {loss:.3}, {rate:.0} tokens/s");
                 }
             }
-            bar.set(trainer.iteration(), &what);
+            self.follow.set(trainer.iteration(), &what);
             if interrupt::requested() {
                 self.save_checkpoint(trainer).await?;
-                drop(bar);
+                self.follow.end();
                 let iteration = trainer.iteration();
                 self.terminal.note(format_args!(
                     "stopped after iteration {iteration}; --resume goes on from there"
@@ -246,7 +250,7 @@ impl Run<'_> {
                 self.save_checkpoint(trainer).await?;
             }
         }
-        drop(bar);
+        self.follow.end();
         self.save_checkpoint(trainer).await?;
         self.save_adapter(trainer, &self.options.adapter_path).await
     }
@@ -264,27 +268,30 @@ impl Run<'_> {
         gradient_norm: f32,
         trained_tokens: usize,
         trainer: &Trainer<L>,
-    ) -> Result<()> {
+    ) -> Result<f64> {
         let seconds = std::mem::take(&mut self.interval_time).as_secs_f64();
         let tokens = std::mem::take(&mut self.interval_tokens);
         let iterations = std::mem::take(&mut self.interval_iterations);
         let (its, rate) = (iterations as f64 / seconds, tokens as f64 / seconds);
         let peak = memory::peak(self.engine);
         let shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
-        say(format_args!(
-            "iteration {iteration}: training loss {loss:.4}, gradient norm {gradient_norm:.3}, \
-             {its:.3} it/s, {rate:.0} tokens/s{shown}"
-        ))?;
-        self.metrics.write(&json!({
-            "iteration": iteration,
-            "train_loss": loss,
-            "gradient_norm": gradient_norm,
-            "learning_rate": trainer.config().learning_rate,
-            "iterations_per_second": its,
-            "tokens_per_second": rate,
-            "trained_tokens": trained_tokens,
-            "peak_memory_bytes": peak.map(|peak| peak.bytes),
-        }))
+        self.follow.note(
+            format_args!(
+                "iteration {iteration}: training loss {loss:.4}, gradient norm \
+                 {gradient_norm:.3}, {its:.3} it/s, {rate:.0} tokens/s{shown}"
+            ),
+            &json!({
+                "iteration": iteration,
+                "train_loss": loss,
+                "gradient_norm": gradient_norm,
+                "learning_rate": trainer.config().learning_rate,
+                "iterations_per_second": its,
+                "tokens_per_second": rate,
+                "trained_tokens": trained_tokens,
+                "peak_memory_bytes": peak.map(|peak| peak.bytes),
+            }),
+        )?;
+        Ok(rate)
     }
 
     fn checkpoint_is_due<L: Learner>(&self, trainer: &Trainer<L>, event: &Event) -> bool {
