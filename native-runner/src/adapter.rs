@@ -1,6 +1,6 @@
 //! Adapters in folders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
@@ -19,12 +19,20 @@ pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<LoadedAdapt
     Ok(Some(engine.load_adapter(&folder.display().to_string(), &read_folder(folder)?)?))
 }
 
-/// The adapter in `folder`, in MLX's files or PEFT's.
-pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
+/// The files of the adapter in `folder`: its configuration and its weights.
+pub fn files(folder: &Path) -> Result<[PathBuf; 2]> {
     ensure!(folder.is_dir(), "{}: no such folder; give one with an adapter", folder.display());
     let config = source::required(folder, CONFIG_FILE)?;
-    let name = folder.join(CONFIG_FILE).display().to_string();
-    let weights = folder.join(Layout::detect(&name, &config)?.weights_file());
+    let path = folder.join(CONFIG_FILE);
+    let weights = folder.join(Layout::detect(&path.display().to_string(), &config)?.weights_file());
+    Ok([path, weights])
+}
+
+/// The adapter in `folder`, in MLX's files or PEFT's.
+pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
+    let [path, weights] = files(folder)?;
+    let name = path.display().to_string();
+    let config = source::required(folder, CONFIG_FILE)?;
     let weights = Box::new(FileSource::open(&weights)?);
     Ok(pollster::block_on(read(&name, &config, weights, &KINDS))?)
 }

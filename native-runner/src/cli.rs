@@ -5,7 +5,7 @@ use engram::kernels::kv::KvType;
 
 use crate::commands::{
     bench, chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits,
-    pipeline, train,
+    pipeline, runs, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -156,6 +156,9 @@ pub enum Command {
     /// Train a LoRA adapter
     #[command(after_help = train::EXAMPLES)]
     Train(Box<train::Options>),
+    /// List training runs, or compare some
+    #[command(after_help = runs::EXAMPLES)]
+    Runs(runs::Options),
     /// Compare the model and trained adapters on a test set
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Options),

@@ -12,6 +12,7 @@ pub mod fetch;
 pub mod generate;
 pub mod logits;
 pub mod pipeline;
+pub mod runs;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -31,6 +32,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
+        Command::Runs(options) => runs::run(&options),
         Command::Pipeline(options) => pipeline::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }
