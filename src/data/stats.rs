@@ -111,7 +111,7 @@ mod tests {
     fn counts_lengths_and_duplicates() {
         let records =
             [chat("a", "b", Some("x")), chat("a", "b", Some("y")), chat("a", "c", Some("x"))];
-        let example = |n: u32| Example { ids: (0..n).collect(), prompt_len: 0 };
+        let example = |n: u32| Example::new((0..n).collect(), 0);
         let stats = of(&records, &[example(9), example(2), example(4)], 4);
         assert_eq!(stats.duplicates, 1);
         assert_eq!(stats.categories, BTreeMap::from([("x".into(), 2), ("y".into(), 1)]));

@@ -169,7 +169,7 @@ fn print_stats(global: &Global, options: &StatsOptions) -> Result<()> {
     let mut out = std::io::stdout().lock();
     for (set, records) in &sets {
         let name = folder.join(format!("{set}.jsonl")).display().to_string();
-        let examples = tokens::tokenize(&name, records, &encoder, false)?;
+        let examples = tokens::tokenize(&name, records, &encoder, tokens::LossOn::Everything)?;
         let counts = stats::of(records, &examples, limit);
         let lengths = counts.tokens;
         writeln!(out, "{set}.jsonl: {}, {}", records_of(counts.records), duplicates(&counts))?;
