@@ -315,7 +315,7 @@ mod tests {
             assert_eq!(batch.trained, expected.iter().filter(|&&weight| weight == 1).count());
         }
         // Cut where nothing with loss is left, it is left out.
-        let example = Example { prompt_len: 0, masked: vec![0..5], ..example };
+        let example = Example { prompt_len: 0, masked: vec![0..3, 3..5], ..example };
         let config =
             BatchConfig { semantics: Semantics::Engram, batch_size: 1, max_seq_length: 5, seed: 0 };
         assert!(BatchSet::new(vec![example], config).is_err());

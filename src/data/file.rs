@@ -15,10 +15,17 @@ pub const EXTENSIONS: [&str; 3] = ["jsonl", "json", "csv"];
 pub struct RecordFile {
     /// How errors call it.
     pub name: String,
-    /// At least one.
+    /// In the order of the file.
     pub records: Vec<Record>,
-    /// The line on which each begins; none where records are counted instead, as in Parquet.
-    lines: Option<Vec<usize>>,
+    /// Where each begins: its line, or its row where lines say nothing, as in Parquet.
+    numbers: Vec<usize>,
+    unit: Unit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unit {
+    Line,
+    Row,
 }
 
 impl RecordFile {
@@ -34,7 +41,7 @@ impl RecordFile {
         match extension.as_deref() {
             Some("csv") => {
                 let (records, lines) = csv::parse(name, bytes, features)?;
-                Ok(Self { name: name.into(), records, lines: Some(lines) })
+                Ok(Self { name: name.into(), records, numbers: lines, unit: Unit::Line })
             }
             Some("json") if is_array => {
                 let rows: Vec<Value> = serde_json::from_slice(unmarked)
@@ -47,8 +54,8 @@ impl RecordFile {
             }
             _ => {
                 let records = jsonl::parse_as(name, bytes, features)?;
-                let lines = Some((1..=records.len()).collect());
-                Ok(Self { name: name.into(), records, lines })
+                let numbers = (1..=records.len()).collect();
+                Ok(Self { name: name.into(), records, numbers, unit: Unit::Line })
             }
         }
     }
@@ -71,15 +78,30 @@ impl RecordFile {
         if records.is_empty() {
             return Err(Error::format(name, "no records in it"));
         }
-        Ok(Self { name: name.into(), records, lines: None })
+        let numbers = (1..=records.len()).collect();
+        Ok(Self { name: name.into(), records, numbers, unit: Unit::Row })
     }
 
-    /// The line or the row of a record, as `:LINE` or `, row ROW`.
+    /// Where a record is: `FILE:LINE` or `FILE, row ROW`.
     pub fn place(&self, record: usize) -> String {
-        match &self.lines {
-            Some(lines) => format!("{}:{}", self.name, lines.get(record).copied().unwrap_or(0)),
-            None => row_of(&self.name, record + 1),
+        let number = self.numbers.get(record).copied().unwrap_or(0);
+        match self.unit {
+            Unit::Line => format!("{}:{number}", self.name),
+            Unit::Row => row_of(&self.name, number),
         }
+    }
+
+    /// Parts it in two: the records that `held_out` marks come second.
+    pub fn part(self, held_out: &[bool]) -> (Self, Self) {
+        let Self { name, records, numbers, unit } = self;
+        let mut kept = Self { name, records: Vec::new(), numbers: Vec::new(), unit };
+        let mut held = kept.clone();
+        for ((record, number), held_out) in records.into_iter().zip(numbers).zip(held_out) {
+            let side = if *held_out { &mut held } else { &mut kept };
+            side.records.push(record);
+            side.numbers.push(number);
+        }
+        (kept, held)
     }
 
     /// Its records as examples.
@@ -126,6 +148,9 @@ mod tests {
             let file = file.unwrap();
             assert_eq!(file.records.len(), 2);
             assert_eq!(file.place(1), place);
+            let (kept, held) = file.part(&[true, false]);
+            assert_eq!((kept.records.len(), held.records.len()), (1, 1));
+            assert_eq!(kept.place(0), place);
         }
     }
 

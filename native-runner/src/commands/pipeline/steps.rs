@@ -12,7 +12,7 @@ use engram::train::TrainConfig;
 use super::curve;
 use super::preset::Preset;
 use crate::cli::Global;
-use crate::commands::eval::Evaluation;
+use crate::commands::eval::{Evaluation, questions};
 use crate::commands::train;
 use crate::dataset;
 use crate::terminal::Terminal;
@@ -46,7 +46,9 @@ impl Run {
     /// Whether both data sets are there.
     pub fn has_data(&self) -> bool {
         let has = |folder: &PathBuf| {
-            dataset::SETS.iter().all(|set| folder.join(format!("{set}.jsonl")).is_file())
+            dataset::Set::ALL
+                .iter()
+                .all(|set| folder.join(format!("{}.jsonl", set.name())).is_file())
         };
         has(&self.held_out) && has(&self.original)
     }
@@ -82,7 +84,7 @@ impl Run {
         let blocks = engine.config().num_hidden_layers as i64;
         let num_layers = (blocks < TrainConfig::default().num_layers).then_some(-1);
         let options = train::Options {
-            data: self.held_out.clone(),
+            data: dataset::DataOptions::folder(&self.held_out),
             adapter_path: self.adapter.clone(),
             resume: false,
             init_adapter: None,
@@ -105,10 +107,10 @@ impl Run {
     /// What to evaluate by `protocol`.
     pub fn evaluation(&self, protocol: Protocol, preset: &Preset) -> Result<Evaluation<'_>> {
         Ok(Evaluation {
-            data: match protocol {
+            source: questions::Source::path(match protocol {
                 Protocol::Original => &self.original,
                 Protocol::Honest => &self.held_out,
-            },
+            }),
             trained_on: Some(self.held_out.join("train.jsonl")),
             out: Some(self.report(protocol)),
             limit: preset.examples,

@@ -21,6 +21,7 @@ pub use self::settings::Settings;
 use self::start::{CHECKPOINT, Start};
 use crate::adapter;
 use crate::cli::Global;
+use crate::dataset::DataOptions;
 use crate::interrupt;
 use crate::memory;
 use crate::session;
@@ -29,10 +30,8 @@ use crate::terminal::Terminal;
 /// Options of `engram train`.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
-    /// Folder with train.jsonl and, if it is to be validated, valid.jsonl: chats, completions or
-    /// texts, as MLX-LM takes them
-    #[arg(long, value_name = "FOLDER")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    pub data: DataOptions,
 
     /// Folder for the adapter, its checkpoint, its metrics and, in best/, the adapter of the lowest
     /// validation loss
@@ -78,7 +77,12 @@ Examples:
   engram train --data data --iters 500 --learning-rate 1e-4 --mask-prompt
   engram train --data data --adapter-path runs/first --resume
   engram train --data data --keys q_proj,v_proj --num-layers 8 --format peft
+  engram train --data chats.csv --val-split 0.1 --epochs 3 --assistant-only-loss
+  engram train --data 'shards/*.parquet' --valid-data valid.jsonl
+  engram train --data hf:openai/gsm8k:main --prompt-feature question --completion-feature answer
 
+A record is a chat (messages, or ShareGPT's conversations), prompt and completion, Alpaca's
+instruction, input and output, or a text.
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
@@ -296,7 +300,7 @@ impl Run<'_> {
                     _ => Default::default(),
                 };
                 arguments.insert("model".to_owned(), json!(self.model_name));
-                arguments.insert("data".to_owned(), json!(self.options.data));
+                arguments.insert("data".to_owned(), json!(self.options.data.data));
                 Ok(write_mlx(tensors, model, &arguments)?)
             }
             Format::Peft => {
