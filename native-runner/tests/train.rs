@@ -334,7 +334,7 @@ fn bad_settings_and_data_are_one_clear_line() {
         "steps-per-report is 18446744073709551615; it is at most",
     );
     refused(&["--resume"], "checkpoint.safetensors: nothing to resume");
-    refused(&["--data", "missing"], "missing/train.jsonl: No such file");
+    refused(&["--data", "missing"], "missing: no such file or folder");
     refused(&["--init-adapter", "missing"], "missing: no such folder");
 
     let of = |text: &str, expected: &str, more: &[&str]| {

@@ -65,7 +65,7 @@ impl Bench<'_> {
             val_batches: 0,
             ..TrainConfig::default()
         };
-        let example = Example { ids: (0..TOKENS).collect(), prompt_len: 0 };
+        let example = Example::new((0..TOKENS).collect(), 0);
         let set = BatchSet::new(vec![example], config.batch_config())?;
         let initial = config.initial_adapter(self.engine.config())?;
         let mut trainer = Trainer::new(&gpu.context, &gpu.llama, &initial, set, None, &config)?;

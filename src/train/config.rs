@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::batch::{BatchConfig, Semantics};
+use crate::data::tokens::LossOn;
 use crate::kernels::optimizer::Adam;
 use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
@@ -75,6 +76,9 @@ pub struct TrainConfig {
     pub grad_checkpoint: bool,
     /// Counts the loss of answers alone.
     pub mask_prompt: bool,
+    /// Counts the loss of every message of the assistant, and of nothing else.
+    #[serde(default)]
+    pub assistant_only_loss: bool,
     /// Most tokens of a sequence.
     pub max_seq_length: usize,
     /// Iterations between reports of the training loss.
@@ -108,6 +112,7 @@ impl Default for TrainConfig {
             grad_accumulation_steps: 1,
             grad_checkpoint: false,
             mask_prompt: false,
+            assistant_only_loss: false,
             max_seq_length: 2048,
             steps_per_report: 10,
             steps_per_eval: 50,
@@ -146,6 +151,12 @@ impl TrainConfig {
         }
         if self.optimizer == Optimizer::Adam && self.weight_decay != 0.0 {
             return Err(Error::invalid("adam has no weight decay; use --optimizer adamw"));
+        }
+        if self.mask_prompt && self.assistant_only_loss {
+            return Err(Error::invalid(
+                "mask-prompt trains on the last message alone, assistant-only-loss on every one of \
+                 the assistant's; leave one of them out",
+            ));
         }
         if self.num_layers < -1 || self.num_layers == 0 {
             let n = self.num_layers;
@@ -237,6 +248,15 @@ impl TrainConfig {
         match self.adapter_type {
             AdapterType::Rslora => self.scale * (self.rank as f32).sqrt(),
             _ => self.scale,
+        }
+    }
+
+    /// What of an example carries loss.
+    pub fn loss_on(&self) -> LossOn {
+        match (self.mask_prompt, self.assistant_only_loss) {
+            (true, _) => LossOn::LastMessage,
+            (_, true) => LossOn::Assistant,
+            _ => LossOn::Everything,
         }
     }
 

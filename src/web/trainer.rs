@@ -215,7 +215,7 @@ pub(super) fn batches(
             return Ok(None);
         }
         let records = records(name, &examples)?;
-        let examples = tokens::tokenize(name, &records, engine, config.mask_prompt)?;
+        let examples = tokens::tokenize(name, &records, engine, config.loss_on())?;
         Ok(Some(BatchSet::new(examples, config.batch_config())?))
     };
     let train = set("train")?.ok_or_else(|| Error::invalid("the data set has no `train`"))?;

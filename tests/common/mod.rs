@@ -356,10 +356,10 @@ pub fn golden_examples(golden: &Golden) -> Vec<Example> {
     let (ids, mask) = (golden.u32("input_ids"), golden.u8("target_mask"));
     let rows = ids.chunks_exact(ids.len() / lengths.len());
     let masks = mask.chunks_exact(mask.len() / lengths.len());
-    let example = |((ids, mask), length): ((&[u32], &[u8]), &u32)| Example {
-        ids: ids[..*length as usize].to_vec(),
+    let example = |((ids, mask), length): ((&[u32], &[u8]), &u32)| {
         // The mask's first place is of the second token.
-        prompt_len: 1 + mask.iter().position(|&counts| counts == 1).expect("a target"),
+        let prompt_len = 1 + mask.iter().position(|&counts| counts == 1).expect("a target");
+        Example::new(ids[..*length as usize].to_vec(), prompt_len)
     };
     rows.zip(masks).zip(&lengths).map(example).collect()
 }

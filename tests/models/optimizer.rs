@@ -111,7 +111,7 @@ impl Mlx {
         };
         let set = |file: &str| {
             let records = jsonl::parse(file, golden_bytes(&format!("tiny_mlx/{file}")));
-            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.mask_prompt);
+            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.loss_on());
             BatchSet::new(examples.unwrap(), config.batch_config()).unwrap()
         };
         let (train, valid) = (set("train.jsonl"), set("valid.jsonl"));

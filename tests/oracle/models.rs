@@ -16,7 +16,7 @@ use crate::{burn_model, on_burn};
 fn examples(vocab: u32) -> Vec<Example> {
     let ids = |length: u32, salt: u32| (0..length).map(|i| (i * 31 + salt) % vocab).collect();
     [(9, 3, 4), (2, 5, 0), (17, 11, 16), (5, 2, 2)]
-        .map(|(length, salt, prompt_len)| Example { ids: ids(length, salt), prompt_len })
+        .map(|(length, salt, prompt_len)| Example::new(ids(length, salt), prompt_len))
         .into()
 }
 

@@ -15,7 +15,8 @@ use anyhow::Result;
 
 pub use file::FileSource;
 pub use folder::{read_folder, required};
-pub use spec::ModelSpec;
+pub use hub::Hub;
+pub use spec::{HubSpec, ModelSpec, is_plain};
 
 use crate::terminal::Terminal;
 

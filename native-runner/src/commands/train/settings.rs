@@ -52,6 +52,9 @@ pub struct Settings {
     /// Batches to train on [default: 100]
     #[arg(long)]
     pub iters: Option<usize>,
+    /// Passes over the training data, instead of --iters
+    #[arg(long, conflicts_with = "iters")]
+    pub epochs: Option<usize>,
     /// Sequences in a batch [default: 4]
     #[arg(long)]
     pub batch_size: Option<usize>,
@@ -94,9 +97,12 @@ pub struct Settings {
     /// Keep only the input of each block and compute the rest again: less memory, more time
     #[arg(long)]
     pub grad_checkpoint: bool,
-    /// Count the loss of answers alone
+    /// Count the loss of answers alone: of each record's last message
     #[arg(long)]
     pub mask_prompt: bool,
+    /// Count the loss of every message of the assistant, and nothing else
+    #[arg(long, conflicts_with = "mask_prompt")]
+    pub assistant_only_loss: bool,
     /// Cut longer examples [default: 2048]
     #[arg(long)]
     pub max_seq_length: Option<usize>,
@@ -188,6 +194,7 @@ impl Settings {
         put(&mut config.grad_accumulation_steps, &self.grad_accumulation_steps);
         config.grad_checkpoint |= self.grad_checkpoint;
         config.mask_prompt |= self.mask_prompt;
+        config.assistant_only_loss |= self.assistant_only_loss;
         put(&mut config.max_seq_length, &self.max_seq_length);
         put(&mut config.steps_per_report, &self.steps_per_report);
         put(&mut config.steps_per_eval, &self.steps_per_eval);
