@@ -6,6 +6,7 @@ mod cli;
 mod commands;
 mod dataset;
 mod engine;
+mod export;
 mod interrupt;
 mod memory;
 mod self_test;

@@ -14,7 +14,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use file::FileSource;
-pub use folder::{read_folder, required};
+pub use folder::{read_folder, required, side_files};
+pub use local::{WEIGHTS, WEIGHTS_INDEX};
 pub use spec::ModelSpec;
 
 use crate::terminal::Terminal;
