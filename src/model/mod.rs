@@ -3,6 +3,7 @@
 mod adapter;
 mod adapter_tensors;
 mod config;
+mod fuse;
 mod gpu_adapter;
 mod gpu_load;
 mod gpu_weights;
