@@ -30,9 +30,9 @@ pub struct Checkpoint {
     pub interval: Vec<(usize, [f32; 2])>,
     /// Tokens with a loss since the start.
     pub trained_tokens: usize,
-    /// The adapter's parameters, flat.
+    /// What is trained, flat.
     pub parameters: Vec<f32>,
-    /// Adam's first moments.
+    /// Adam's first moments, momentum, Adafactor's means.
     pub first_moments: Vec<f32>,
     /// Adam's second moments.
     pub second_moments: Vec<f32>,
