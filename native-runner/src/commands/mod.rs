@@ -11,8 +11,10 @@ pub mod eval;
 pub mod fetch;
 pub mod generate;
 pub mod logits;
+pub mod merge;
 pub mod pipeline;
 pub mod runs;
+pub mod sweep;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -32,6 +34,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
+        Command::Sweep(options) => sweep::run(&global, &options),
+        Command::Merge(options) => merge::run(&options),
         Command::Runs(options) => runs::run(&options),
         Command::Pipeline(options) => pipeline::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
