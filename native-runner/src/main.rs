@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod dataset;
 mod engine;
+mod export;
 mod interrupt;
 mod memory;
 mod runs;

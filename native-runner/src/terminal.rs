@@ -25,6 +25,12 @@ impl Terminal {
         Self { quiet: global.quiet }
     }
 
+    /// One that says nothing.
+    #[cfg(test)]
+    pub fn silent() -> Self {
+        Self { quiet: true }
+    }
+
     /// A line for the user, unless quiet.
     pub fn note(self, line: impl Display) {
         if !self.quiet {

@@ -17,6 +17,35 @@ use tiny::{engram, error, golden, stdout};
 const SMALL: &[&str] =
     &["--num-layers", "1", "--rank", "2", "--keys", "q_proj,down_proj", "--batch-size", "1"];
 
+#[test]
+fn full_fine_tuning_leaves_weights_that_every_command_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let full = &["--fine-tune-type", "full", "--num-layers", "1", "--batch-size", "1"][..];
+    let short = &["--iters", "3", "--steps-per-report", "1", "--val-batches", "0"][..];
+    let rate = &["--learning-rate", "1e-2", "--modules-to-save", "norm,embed_tokens"][..];
+    ran(folder.path(), &[full, short, rate]);
+    let config = fs::read(folder.path().join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_slice(&config).unwrap();
+    assert_eq!((&config["fine_tune_type"], &config["num_layers"]), (&json!("full"), &json!(1)));
+    let losses = losses(folder.path(), "train_loss");
+    assert!(losses[2] < losses[0], "{losses:?}");
+
+    let prompt = &["generate", "cat", "--max-new-tokens", "8", "--temperature", "0"][..];
+    let said = |more: &[&str]| stdout(engram(&[prompt, more].concat()).output().unwrap());
+    let with = ["--adapter-path", folder.path().to_str().unwrap()];
+    assert_ne!(said(&[]), said(&with));
+
+    // It goes on from there, and as an adapter of the same modules.
+    let more = tempfile::tempdir().unwrap();
+    let from = &["--init-adapter", folder.path().to_str().unwrap()][..];
+    ran(more.path(), &[short, &["--num-layers", "1", "--batch-size", "1"], from]);
+    let refused = error(train(more.path(), &[full, &["--rank", "3"]]).output().unwrap());
+    assert!(refused.contains("--rank is an adapter's"), "{refused}");
+    let refused =
+        error(train(more.path(), &[short, &["--modules-to-save", "lm_hat"]]).output().unwrap());
+    assert!(refused.contains("no module `lm_hat`"), "{refused}");
+}
+
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// What a run leaves besides the adapter and its checkpoint.
@@ -305,7 +334,7 @@ fn bad_settings_and_data_are_one_clear_line() {
         "steps-per-report is 18446744073709551615; it is at most",
     );
     refused(&["--resume"], "checkpoint.safetensors: nothing to resume");
-    refused(&["--data", "missing"], "missing/train.jsonl: No such file");
+    refused(&["--data", "missing"], "missing: no such file or folder");
     refused(&["--init-adapter", "missing"], "missing: no such folder");
 
     let of = |text: &str, expected: &str, more: &[&str]| {

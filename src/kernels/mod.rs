@@ -13,6 +13,7 @@ pub mod attention_step;
 pub mod check;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod embedding_gradient;
 pub mod gate;
 pub mod kv;
 pub mod last_row;
@@ -30,7 +31,9 @@ pub mod self_test;
 pub mod silu_mul;
 mod tensor;
 pub mod tune;
+pub mod vector_gradient;
 pub mod weight;
+pub mod weight_gradient;
 
 pub use crate::data::token::{Target, Token};
 pub use tensor::{Rows, Tensor};

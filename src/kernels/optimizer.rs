@@ -1,9 +1,9 @@
-//! One optimizer step over a flat buffer of parameters: gradient norm, clipping, Adam or AdamW.
+//! One optimizer step over arrays of parameters: gradient norm, clipping, Adam or AdamW.
 
 use super::{ONE, check};
-use crate::Result;
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder, Step};
+use crate::{Error, Result};
 
 const ADAM: Kernel = Kernel {
     name: "adam",
@@ -37,6 +37,17 @@ pub struct Adam {
 /// The buffers of a step, f32.
 #[derive(Debug, Clone)]
 pub struct OptimizerState {
+    /// What is trained.
+    pub arrays: Vec<OptimizerArray>,
+    /// Clipping factor and gradient norm, of all arrays together.
+    pub clip: Buffer,
+    /// (arrays, THREADS), partial sums of the norm.
+    partial: Buffer,
+}
+
+/// Parameters in one buffer, and what belongs to each of them.
+#[derive(Debug, Clone)]
+pub struct OptimizerArray {
     /// Number of parameters.
     pub count: usize,
     /// (count)
@@ -47,26 +58,42 @@ pub struct OptimizerState {
     pub first_moments: Buffer,
     /// (count)
     pub second_moments: Buffer,
-    /// Clipping factor and gradient norm.
-    pub clip: Buffer,
-    partial: Buffer,
 }
 
 impl OptimizerState {
-    /// Zeroed buffers around `parameters`.
-    pub fn new(context: &Context, parameters: Buffer, count: usize) -> Result<Self> {
-        let zeroed = |label| context.storage(label, (count * 4) as u64);
-        Ok(Self {
-            count,
-            parameters,
-            gradients: zeroed("gradients")?,
-            first_moments: zeroed("first moments")?,
-            second_moments: zeroed("second moments")?,
-            clip: context.storage("clip", 8)?,
-            partial: context.storage("partial norms", (THREADS * 4) as u64)?,
-        })
+    /// Zeroed moments for arrays of parameters, of their gradients, both (count) f32, and the count.
+    ///
+    /// # Errors
+    /// Arrays of more parameters than kernels count; too little memory.
+    pub fn new(
+        context: &Context,
+        arrays: impl IntoIterator<Item = (Buffer, Buffer, usize)>,
+    ) -> Result<Self> {
+        let array = |(parameters, gradients, count): (Buffer, Buffer, usize)| {
+            if u32::try_from(count).is_err() {
+                return Err(Error::Gpu(format!("an array of {count} parameters is too large")));
+            }
+            let bytes = (count * 4) as u64;
+            Ok(OptimizerArray {
+                count,
+                parameters,
+                gradients,
+                first_moments: context.storage("first moments", bytes)?,
+                second_moments: context.storage("second moments", bytes)?,
+            })
+        };
+        let arrays: Vec<OptimizerArray> = arrays.into_iter().map(array).collect::<Result<_>>()?;
+        let partial = context.storage("partial norms", (arrays.len() * THREADS * 4) as u64)?;
+        Ok(Self { arrays, clip: context.storage("clip", 8)?, partial })
     }
 
+    /// Parameters of all arrays.
+    pub fn count(&self) -> usize {
+        self.arrays.iter().map(|array| array.count).sum()
+    }
+}
+
+impl OptimizerArray {
     fn groups(&self) -> usize {
         self.count.div_ceil(THREADS).clamp(1, THREADS)
     }
@@ -78,7 +105,7 @@ struct NormParams {
     count: u32,
     finish: u32,
     max_norm: f32,
-    pad: u32,
+    first: u32,
 }
 
 #[repr(C)]
@@ -101,38 +128,51 @@ pub fn gradient_norm(
     state: &OptimizerState,
     max_norm: Option<f32>,
 ) -> Result<()> {
-    let groups = Extent::Fixed(state.groups() as u32);
-    for (finish, grid) in [(0, [groups, ONE, ONE]), (1, [ONE; 3])] {
-        let max_norm = max_norm.unwrap_or(0.0);
-        let params = NormParams { count: state.count as u32, finish, max_norm, pad: 0 };
-        let bindings = [(&state.gradients).into(), (&state.partial).into(), (&state.clip).into()];
-        r.dispatch(&NORM, &[], &params, &bindings, grid)?;
+    let max_norm = max_norm.unwrap_or(0.0);
+    for (i, array) in state.arrays.iter().enumerate() {
+        let (count, first) = (array.count as u32, (i * THREADS) as u32);
+        let params = NormParams { count, finish: 0, max_norm, first };
+        let bindings = [(&array.gradients).into(), (&state.partial).into(), (&state.clip).into()];
+        r.dispatch(
+            &NORM,
+            &[],
+            &params,
+            &bindings,
+            [Extent::Fixed(array.groups() as u32), ONE, ONE],
+        )?;
     }
-    Ok(())
+    // What is bound in the gradients' place is not read.
+    let Some(array) = state.arrays.first() else { return Ok(()) };
+    let params = NormParams { count: 0, finish: 1, max_norm, first: 0 };
+    let bindings = [(&array.gradients).into(), (&state.partial).into(), (&state.clip).into()];
+    r.dispatch(&NORM, &[], &params, &bindings, [ONE; 3])
 }
 
 /// Records one step of Adam or AdamW, after [`gradient_norm`].
 pub fn adam(r: &mut Recorder, state: &OptimizerState, adam: Adam) -> Result<()> {
-    let params = AdamParams {
-        count: state.count as u32,
-        beta1: adam.beta1 as f32,
-        beta2: adam.beta2 as f32,
-        rest1: (1.0 - adam.beta1) as f32,
-        rest2: (1.0 - adam.beta2) as f32,
-        eps: adam.eps,
-        weight_decay: adam.weight_decay,
-        pad: 0,
-    };
-    let bindings = [
-        (&state.gradients).into(),
-        (&state.clip).into(),
-        (&state.parameters).into(),
-        (&state.first_moments).into(),
-        (&state.second_moments).into(),
-    ];
-    // A thread does several parameters where there are many.
-    let groups = state.count.div_ceil(THREADS).clamp(1, 4096) as u32;
-    r.dispatch(&ADAM, &[], &params, &bindings, [Extent::Fixed(groups), ONE, ONE])
+    for array in &state.arrays {
+        let params = AdamParams {
+            count: array.count as u32,
+            beta1: adam.beta1 as f32,
+            beta2: adam.beta2 as f32,
+            rest1: (1.0 - adam.beta1) as f32,
+            rest2: (1.0 - adam.beta2) as f32,
+            eps: adam.eps,
+            weight_decay: adam.weight_decay,
+            pad: 0,
+        };
+        let bindings = [
+            (&array.gradients).into(),
+            (&state.clip).into(),
+            (&array.parameters).into(),
+            (&array.first_moments).into(),
+            (&array.second_moments).into(),
+        ];
+        // A thread does several parameters where there are many.
+        let groups = array.count.div_ceil(THREADS).clamp(1, 4096) as u32;
+        r.dispatch(&ADAM, &[], &params, &bindings, [Extent::Fixed(groups), ONE, ONE])?;
+    }
+    Ok(())
 }
 
 /// The reference of one [`adam`] step: parameters and both moments, updated in place.
@@ -161,9 +201,15 @@ pub fn reference(
 pub async fn parity(context: &Context, count: usize, max_norm: Option<f32>) -> Result<()> {
     let adam_config = Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.1 };
     let (mut parameters, gradients) = (check::noise(1, count), check::noise(2, count));
-    let buffer = context.storage_from("parameters", &parameters)?;
-    let state = OptimizerState::new(context, buffer, count)?;
-    context.write(&state.gradients, 0, bytemuck::cast_slice(&gradients));
+    // In two arrays, of which the first is about a third.
+    let split = count.div_ceil(3);
+    let halves = [0..split, split..count].into_iter().filter(|half| !half.is_empty());
+    let arrays = halves.clone().map(|half| {
+        let parameters = context.storage_from("parameters", &parameters[half.clone()])?;
+        let gradients = context.storage_from("gradients", &gradients[half.clone()])?;
+        Ok((parameters, gradients, half.len()))
+    });
+    let state = OptimizerState::new(context, arrays.collect::<Result<Vec<_>>>()?)?;
     let (mut first, mut second) = (vec![0.0; count], vec![0.0; count]);
     let squares: f64 = gradients.iter().map(|&g| f64::from(g).powi(2)).sum();
     let norm = 0.5 * squares.sqrt();
@@ -185,14 +231,16 @@ pub async fn parity(context: &Context, count: usize, max_norm: Option<f32>) -> R
     }
     let found: Vec<f32> = context.read(&state.clip, 0, 2).await?;
     check::close("gradient_norm", &found, &[clip as f32, norm as f32], 1e-6, 1e-5)?;
-    for (what, buffer, expected, atol) in [
-        ("adam", &state.parameters, &parameters, 1e-7),
-        ("adam's first moment", &state.first_moments, &first, 1e-7),
-        // A thousandth of a square: small.
-        ("adam's second moment", &state.second_moments, &second, 1e-10),
-    ] {
-        let actual = context.read(buffer, 0, count).await?;
-        check::close(what, &actual, expected, atol, 1e-5)?;
+    for (array, half) in state.arrays.iter().zip(halves) {
+        for (what, buffer, expected, atol) in [
+            ("adam", &array.parameters, &parameters, 1e-7),
+            ("adam's first moment", &array.first_moments, &first, 1e-7),
+            // A thousandth of a square: small.
+            ("adam's second moment", &array.second_moments, &second, 1e-10),
+        ] {
+            let actual = context.read(buffer, 0, half.len()).await?;
+            check::close(what, &actual, &expected[half.clone()], atol, 1e-5)?;
+        }
     }
     Ok(())
 }
@@ -214,8 +262,8 @@ mod tests {
     async fn a_gradient_that_is_not_finite_shows_in_the_norm() {
         let context = check::test_context().await;
         let parameters = context.storage_from("parameters", &[1f32, 2.0]).unwrap();
-        let state = OptimizerState::new(&context, parameters, 2).unwrap();
-        context.write(&state.gradients, 0, bytemuck::cast_slice(&[1.0, f32::NAN]));
+        let gradients = context.storage_from("gradients", &[1f32, f32::NAN]).unwrap();
+        let state = OptimizerState::new(&context, [(parameters, gradients, 2)]).unwrap();
         let step = Step { gradient_scale: 1.0, ..Default::default() };
         check::run_step(&context, step, |r| gradient_norm(r, &state, Some(1.0))).unwrap();
         let clip: Vec<f32> = context.read(&state.clip, 0, 2).await.unwrap();

@@ -10,8 +10,9 @@ use super::attention::AttentionShape;
 use super::kv::KvType;
 use super::weight::Format;
 use super::{
-    add, append, attention, attention_step, check, embedding, gate, last_row, lora, matmul,
-    matmul_transposed, matvec, optimizer, rms_norm, rope, sample, silu_mul,
+    add, append, attention, attention_step, check, embedding, embedding_gradient, gate, last_row,
+    lora, matmul, matmul_transposed, matvec, optimizer, rms_norm, rope, sample, silu_mul,
+    vector_gradient, weight_gradient,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -170,6 +171,20 @@ pub fn thorough() -> Vec<Check> {
             let shapes = [(1, (1, 1), 1), (3, (65, 33), 5), (33, (100, 70), 19)];
             each(shapes, async |(tokens, shape, rank)| lora::parity(c, tokens, shape, rank).await)
                 .await
+        }),
+        Check::new("weight_gradient", async |c| {
+            let shapes = [(1, (1, 1)), (3, (9, 45)), (33, (65, 100)), (70, (40, 576))];
+            each(shapes, async |(tokens, shape)| weight_gradient::parity(c, tokens, shape).await)
+                .await
+        }),
+        Check::new("vector_gradient", async move |c| {
+            each(rows, async |(tokens, cols)| vector_gradient::parity(c, tokens, cols).await).await
+        }),
+        Check::new("embedding_gradient", async |c| {
+            each([(1, 1), (5, 45), (64, 576)], async |(vocab, cols)| {
+                embedding_gradient::parity(c, vocab, cols).await
+            })
+            .await
         }),
         Check::new("adam, gradient_norm", async |c| {
             let cases = [(1, None), (257, Some(0.5)), (70_001, Some(1e9))];

@@ -177,7 +177,7 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         let config = TrainConfig { batch_size: 1, ..Default::default() };
-        let examples = vec![Example { ids: vec![1, 2, 3], prompt_len: 1 }];
+        let examples = vec![Example::new(vec![1, 2, 3], 1)];
         let set = BatchSet::new(examples, config.batch_config()).unwrap();
         Checkpoint {
             config,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::data::batch::{BatchConfig, Semantics};
+use crate::data::tokens::LossOn;
 use crate::kernels::optimizer::Adam;
 use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
@@ -31,6 +32,8 @@ pub enum AdapterType {
     Dora,
     /// A bottleneck behind the layer (Houlsby et al., 2019), `rank` features wide; burn trains it.
     Bottleneck,
+    /// None: every weight of the blocks themselves is trained; our kernels do it.
+    Full,
 }
 
 /// A training run. Every field counts; none is ignored.
@@ -49,6 +52,10 @@ pub struct TrainConfig {
     pub num_layers: i64,
     /// Linear layers that are adapted, by their paths in a block.
     pub keys: Vec<String>,
+    /// Modules whose weights are trained themselves and saved with the adapter, by the ends of their
+    /// paths as in PEFT: `embed_tokens`, `lm_head`, `norm`, `layers.29.mlp.up_proj`.
+    #[serde(default)]
+    pub modules_to_save: Vec<String>,
     /// Sequences a batch.
     pub batch_size: usize,
     /// Batches to train on.
@@ -69,6 +76,9 @@ pub struct TrainConfig {
     pub grad_checkpoint: bool,
     /// Counts the loss of answers alone.
     pub mask_prompt: bool,
+    /// Counts the loss of every message of the assistant, and of nothing else.
+    #[serde(default)]
+    pub assistant_only_loss: bool,
     /// Most tokens of a sequence.
     pub max_seq_length: usize,
     /// Iterations between reports of the training loss.
@@ -91,6 +101,7 @@ impl Default for TrainConfig {
             scale: 20.0,
             num_layers: 16,
             keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
+            modules_to_save: Vec::new(),
             batch_size: 4,
             iters: 100,
             learning_rate: 1e-5,
@@ -101,6 +112,7 @@ impl Default for TrainConfig {
             grad_accumulation_steps: 1,
             grad_checkpoint: false,
             mask_prompt: false,
+            assistant_only_loss: false,
             max_seq_length: 2048,
             steps_per_report: 10,
             steps_per_eval: 50,
@@ -139,6 +151,12 @@ impl TrainConfig {
         }
         if self.optimizer == Optimizer::Adam && self.weight_decay != 0.0 {
             return Err(Error::invalid("adam has no weight decay; use --optimizer adamw"));
+        }
+        if self.mask_prompt && self.assistant_only_loss {
+            return Err(Error::invalid(
+                "mask-prompt trains on the last message alone, assistant-only-loss on every one of \
+                 the assistant's; leave one of them out",
+            ));
         }
         if self.num_layers < -1 || self.num_layers == 0 {
             let n = self.num_layers;
@@ -188,6 +206,12 @@ impl TrainConfig {
     /// [`Error::Invalid`]: more blocks than there are, a rank above the hidden size.
     pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
         self.layers(model)?;
+        let chosen = |key: &String| model.weight_names().any(|name| is_of(&name, key));
+        if let Some(key) = self.modules_to_save.iter().find(|key| !chosen(key)) {
+            return Err(Error::invalid(format!(
+                "modules-to-save: the model has no module `{key}` with weights of its own"
+            )));
+        }
         match self.rank <= model.hidden_size {
             true => Ok(()),
             false => Err(Error::invalid(format!(
@@ -203,8 +227,20 @@ impl TrainConfig {
     /// Keys or blocks that the model does not have.
     pub fn initial_adapter(&self, model: &ModelConfig) -> Result<AdapterTensors> {
         let (layers, targets) = (self.layers(model)?, self.targets()?);
+        if self.adapter_type == AdapterType::Full {
+            return Ok(AdapterTensors::new([]));
+        }
         let scale = self.update_scale();
         AdapterTensors::init(model, layers, &targets, self.rank, scale, self.seed)
+    }
+
+    /// Whether a weight of a model with blocks `layers` to train is trained itself, by its name.
+    pub fn trains_weight(&self, layers: &std::ops::Range<usize>, name: &str) -> bool {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let layer = layer.and_then(|(layer, _)| layer.parse().ok());
+        let whole = self.adapter_type == AdapterType::Full;
+        whole && layer.is_some_and(|layer| layers.contains(&layer))
+            || self.modules_to_save.iter().any(|key| is_of(name, key))
     }
 
     /// What an update is multiplied by.
@@ -212,6 +248,15 @@ impl TrainConfig {
         match self.adapter_type {
             AdapterType::Rslora => self.scale * (self.rank as f32).sqrt(),
             _ => self.scale,
+        }
+    }
+
+    /// What of an example carries loss.
+    pub fn loss_on(&self) -> LossOn {
+        match (self.mask_prompt, self.assistant_only_loss) {
+            (true, _) => LossOn::LastMessage,
+            (_, true) => LossOn::Assistant,
+            _ => LossOn::Everything,
         }
     }
 
@@ -229,4 +274,10 @@ impl TrainConfig {
     pub fn adam(&self) -> Adam {
         Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: self.weight_decay }
     }
+}
+
+/// Whether a weight is of the module whose path is `key` or ends in it.
+fn is_of(weight: &str, key: &str) -> bool {
+    let module = weight.rsplit_once('.').map_or(weight, |(module, _)| module);
+    module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

@@ -111,7 +111,7 @@ impl Mlx {
         };
         let set = |file: &str| {
             let records = jsonl::parse(file, golden_bytes(&format!("tiny_mlx/{file}")));
-            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.mask_prompt);
+            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.loss_on());
             BatchSet::new(examples.unwrap(), config.batch_config()).unwrap()
         };
         let (train, valid) = (set("train.jsonl"), set("valid.jsonl"));
@@ -228,10 +228,4 @@ fn outcome(event: &Event) -> (usize, f32, f32) {
         Event::Reported { iteration, loss, gradient_norm, .. } => (iteration, loss, gradient_norm),
         Event::Stepped { iteration, .. } => (iteration, 0.0, 0.0),
     }
-}
-
-#[track_caller]
-fn assert_near(what: &str, found: f32, expected: f64, tolerance: f64) {
-    let off = (f64::from(found) - expected).abs();
-    assert!(off <= tolerance, "{what}: {found}, {expected} is right");
 }

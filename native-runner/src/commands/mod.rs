@@ -9,6 +9,7 @@ pub mod devices;
 pub mod doctor;
 pub mod eval;
 pub mod fetch;
+pub mod fuse;
 pub mod generate;
 pub mod logits;
 pub mod merge;
@@ -32,6 +33,7 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(options) => demo::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
         Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
+        Command::Fuse(options) => fuse::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
         Command::Sweep(options) => sweep::run(&global, &options),

@@ -26,7 +26,6 @@ pub fn resolved(
         ("quantize", name(global.quantize)),
         ("cache_type", name(Some(global.cache_type))),
         ("no_autotune", Some(json!(global.no_autotune))),
-        ("data", Some(path(&options.data))),
         ("adapter_path", Some(path(&options.adapter_path))),
         ("init_adapter", options.init_adapter.as_deref().map(path)),
         ("format", name(options.format)),
@@ -38,14 +37,17 @@ pub fn resolved(
         ("metrics", options.metrics.as_deref().map(path)),
     ];
     let mut file = Map::new();
-    let own = own.into_iter().filter_map(|(option, value)| Some((option.to_owned(), value?)));
+    let own = own.into_iter().chain(options.data.settings());
+    let own = own.filter_map(|(option, value)| Some((option.to_owned(), value?)));
     // By way of a text, so that an f32 keeps its few digits.
     let trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
     let optimizer = trained["optimizer"].as_str().unwrap_or_default().to_owned();
     let is_used = |(option, value): &(String, Value)| {
         // What the method or the optimizer does not have may not be set either.
         let is_absent = match option.as_str() {
-            "scale" => config.adapter_type == AdapterType::Bottleneck,
+            "rank" | "keys" => config.adapter_type == AdapterType::Full,
+            "scale" => matches!(config.adapter_type, AdapterType::Bottleneck | AdapterType::Full),
+            "modules_to_save" => config.modules_to_save.is_empty(),
             "weight_decay" => config.optimizer == Optimizer::Adam,
             _ => value.is_null(),
         };

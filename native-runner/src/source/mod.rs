@@ -14,8 +14,10 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use file::FileSource;
-pub use folder::{read_folder, required};
-pub use spec::ModelSpec;
+pub use folder::{read_folder, required, side_files};
+pub use hub::Hub;
+pub use local::{WEIGHTS, WEIGHTS_INDEX};
+pub use spec::{HubSpec, ModelSpec, is_plain};
 
 use crate::terminal::Terminal;
 

@@ -446,6 +446,8 @@ export interface TrainConfig {
     max_seq_length?: number;
     /** Whether only the last message counts; default false. */
     mask_prompt?: boolean;
+    /** Whether every message of the assistant counts and nothing else; default false. */
+    assistant_only_loss?: boolean;
     /** Default 1. */
     grad_accumulation_steps?: number;
     /** Compute blocks twice instead of keeping them; default false. */

@@ -11,7 +11,7 @@ use engram::train::TrainConfig;
 
 use super::preset::Preset;
 use crate::cli::Global;
-use crate::commands::eval::Evaluation;
+use crate::commands::eval::{Evaluation, questions};
 use crate::commands::train;
 use crate::dataset;
 use crate::runs::curve;
@@ -46,7 +46,9 @@ impl Run {
     /// Whether both data sets are there.
     pub fn has_data(&self) -> bool {
         let has = |folder: &PathBuf| {
-            dataset::SETS.iter().all(|set| folder.join(format!("{set}.jsonl")).is_file())
+            dataset::Set::ALL
+                .iter()
+                .all(|set| folder.join(format!("{}.jsonl", set.name())).is_file())
         };
         has(&self.held_out) && has(&self.original)
     }
@@ -84,7 +86,7 @@ impl Run {
         let options = train::Options {
             config: None,
             print_config: false,
-            data: self.held_out.clone(),
+            data: dataset::DataOptions::folder(&self.held_out),
             adapter_path: self.adapter.clone(),
             resume: false,
             init_adapter: None,
@@ -108,10 +110,10 @@ impl Run {
     /// What to evaluate by `protocol`.
     pub fn evaluation(&self, protocol: Protocol, preset: &Preset) -> Result<Evaluation<'_>> {
         Ok(Evaluation {
-            data: match protocol {
+            source: questions::Source::path(match protocol {
                 Protocol::Original => &self.original,
                 Protocol::Honest => &self.held_out,
-            },
+            }),
             trained_on: Some(self.held_out.join("train.jsonl")),
             out: Some(self.report(protocol)),
             limit: preset.examples,

@@ -1,7 +1,5 @@
 //! What a run writes of itself at its beginning: `config.yaml` and `run.json`.
 
-use std::path::PathBuf;
-
 use anyhow::Result;
 use engram::generate::Engine;
 use engram::train::TrainConfig;
@@ -12,7 +10,7 @@ use crate::cli::Global;
 use crate::runs::record::{Origin, Record, Session};
 use crate::runs::{CONFIG, RECORD};
 use crate::terminal::Terminal;
-use crate::{adapter, config, dataset, source};
+use crate::{adapter, config, source};
 
 /// What a run is about to be: `parameters` to train from `iteration` on.
 pub fn begin(
@@ -34,7 +32,8 @@ pub fn begin(
                 .init_adapter
                 .as_ref()
                 .map(|folder| Origin::of(folder.display(), &adapter::files(folder)?));
-            let data = Origin::of(options.data.display(), &data_files(options))?;
+            let files = options.data.files(Terminal::new(global))?;
+            let data = Origin::of(options.data.names(), &files)?;
             Record::new(model, adapter.transpose()?, data, trained.seed)
         }
     };
@@ -60,11 +59,4 @@ pub fn write(
     }
     let (yaml, json) = (config::to_yaml(&file)?, record.to_json()?);
     adapter::write_folder(&options.adapter_path, &[(CONFIG, yaml.as_bytes()), (RECORD, &json)])
-}
-
-/// The files that are trained and validated on.
-fn data_files(options: &Options) -> Vec<PathBuf> {
-    let sets = dataset::SETS[..2].iter();
-    let paths = sets.map(|set| options.data.join(format!("{set}.jsonl")));
-    paths.filter(|path| path.is_file()).collect()
 }

@@ -25,6 +25,7 @@ use self::start::Start;
 use crate::adapter;
 use crate::cli::Global;
 use crate::config;
+use crate::dataset::DataOptions;
 use crate::interrupt;
 use crate::memory;
 use crate::runs::{self, Run as Finished};
@@ -42,10 +43,8 @@ pub struct Options {
     #[arg(long)]
     pub print_config: bool,
 
-    /// Folder with train.jsonl and, if it is to be validated, valid.jsonl: chats, completions or
-    /// texts, as MLX-LM takes them
-    #[arg(long, value_name = "FOLDER", default_value = "data")]
-    pub data: PathBuf,
+    #[command(flatten)]
+    pub data: DataOptions,
 
     /// Folder for the adapter, its checkpoint, its settings, its metrics and, in best/, the adapter
     /// of the lowest validation loss
@@ -98,7 +97,12 @@ Examples:
   engram train --data data --adapter-path runs/first --tensorboard
   engram train --data data --print-config > run.yaml
   engram train --config run.yaml --adapter-path runs/second --learning-rate 1e-4
+  engram train --data chats.csv --val-split 0.1 --epochs 3 --assistant-only-loss
+  engram train --data 'shards/*.parquet' --valid-data valid.jsonl
+  engram train --data hf:openai/gsm8k:main --prompt-feature question --completion-feature answer
 
+A record is a chat (messages, or ShareGPT's conversations), prompt and completion, Alpaca's
+instruction, input and output, or a text.
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
@@ -122,6 +126,10 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
         #[cfg(feature = "burn")]
         Model::Burn(model) => {
             use engram::burn::{Bottleneck, DoraModule, LoraModule};
+            anyhow::ensure!(
+                start.config.modules_to_save.is_empty(),
+                "--modules-to-save needs --engine wgpu"
+            );
             match start.config.adapter_type {
                 AdapterType::Lora | AdapterType::Rslora => {
                     run_on(global, engine, options, start.on_burn::<LoraModule>(model)?)
@@ -132,6 +140,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
                 AdapterType::Bottleneck => {
                     run_on(global, engine, options, start.on_burn::<Bottleneck>(model)?)
                 }
+                AdapterType::Full => anyhow::bail!("full fine-tuning needs --engine wgpu"),
             }
         }
     }
@@ -331,7 +340,7 @@ impl Run<'_> {
                     _ => Default::default(),
                 };
                 arguments.insert("model".to_owned(), json!(self.model_name));
-                arguments.insert("data".to_owned(), json!(self.options.data));
+                arguments.insert("data".to_owned(), json!(self.options.data.data));
                 Ok(write_mlx(tensors, model, &arguments)?)
             }
             Format::Peft => {

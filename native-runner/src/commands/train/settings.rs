@@ -1,6 +1,6 @@
 //! The training settings on the command line.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
 use engram::train::{AdapterType, Optimizer, TrainConfig};
@@ -25,6 +25,8 @@ pub enum Type {
     Dora,
     /// A small network behind a layer; needs --engine burn
     Bottleneck,
+    /// Nothing: every weight of the blocks is trained itself, in f32; needs --engine wgpu
+    Full,
 }
 
 impl From<Type> for AdapterType {
@@ -34,6 +36,7 @@ impl From<Type> for AdapterType {
             Type::Rslora => Self::Rslora,
             Type::Dora => Self::Dora,
             Type::Bottleneck => Self::Bottleneck,
+            Type::Full => Self::Full,
         }
     }
 }
@@ -49,6 +52,9 @@ pub struct Settings {
     /// Batches to train on [default: 100]
     #[arg(long)]
     pub iters: Option<usize>,
+    /// Passes over the training data, instead of --iters
+    #[arg(long, conflicts_with = "iters")]
+    pub epochs: Option<usize>,
     /// Sequences in a batch [default: 4]
     #[arg(long)]
     pub batch_size: Option<usize>,
@@ -56,7 +62,7 @@ pub struct Settings {
     #[arg(long)]
     pub learning_rate: Option<f32>,
     /// What is added to a linear layer [default: lora]
-    #[arg(long)]
+    #[arg(long, alias = "fine-tune-type")]
     pub adapter_type: Option<Type>,
     /// Rank of the adapter; the bottleneck's size [default: 8]
     #[arg(long)]
@@ -70,6 +76,9 @@ pub struct Settings {
     /// Linear layers to adapt, such as q_proj,v_proj [default: all seven]
     #[arg(long, value_delimiter = ',')]
     pub keys: Option<Vec<String>>,
+    /// Modules to train whole and save beside the adapter, such as embed_tokens,lm_head,norm
+    #[arg(long, value_delimiter = ',')]
+    pub modules_to_save: Option<Vec<String>>,
     /// adam or adamw [default: adam]
     #[arg(long, value_parser = parse_optimizer)]
     pub optimizer: Option<Optimizer>,
@@ -88,9 +97,12 @@ pub struct Settings {
     /// Keep only the input of each block and compute the rest again: less memory, more time
     #[arg(long)]
     pub grad_checkpoint: bool,
-    /// Count the loss of answers alone
+    /// Count the loss of answers alone: of each record's last message
     #[arg(long)]
     pub mask_prompt: bool,
+    /// Count the loss of every message of the assistant, and nothing else
+    #[arg(long, conflicts_with = "mask_prompt")]
+    pub assistant_only_loss: bool,
     /// Cut longer examples [default: 2048]
     #[arg(long)]
     pub max_seq_length: Option<usize>,
@@ -124,6 +136,13 @@ impl Settings {
             ensure!(self.scale.is_none(), "--scale is LoRA's; a bottleneck adapter has none");
             // Where the paper puts it.
             config.keys = ["self_attn.o_proj", "mlp.down_proj"].map(str::to_owned).into();
+        }
+        if self.adapter_type == Some(Type::Full) {
+            let given = [self.rank.is_some(), self.scale.is_some(), self.keys.is_some()];
+            let flags = ["--rank", "--scale", "--keys"];
+            if let Some((flag, _)) = flags.iter().zip(given).find(|(_, given)| *given) {
+                bail!("{flag} is an adapter's; full fine-tuning trains the blocks themselves");
+            }
         }
         if self.semantics == Some(Semantics::Mlx) {
             config.bias_correction = false;
@@ -165,6 +184,7 @@ impl Settings {
         put(&mut config.scale, &self.scale);
         put(&mut config.num_layers, &self.num_layers);
         put(&mut config.keys, &self.keys);
+        put(&mut config.modules_to_save, &self.modules_to_save);
         put(&mut config.optimizer, &self.optimizer);
         put(&mut config.weight_decay, &self.weight_decay);
         put(&mut config.bias_correction, &self.bias_correction);
@@ -174,6 +194,7 @@ impl Settings {
         put(&mut config.grad_accumulation_steps, &self.grad_accumulation_steps);
         config.grad_checkpoint |= self.grad_checkpoint;
         config.mask_prompt |= self.mask_prompt;
+        config.assistant_only_loss |= self.assistant_only_loss;
         put(&mut config.max_seq_length, &self.max_seq_length);
         put(&mut config.steps_per_report, &self.steps_per_report);
         put(&mut config.steps_per_eval, &self.steps_per_eval);
