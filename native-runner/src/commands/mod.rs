@@ -12,8 +12,10 @@ pub mod fetch;
 pub mod fuse;
 pub mod generate;
 pub mod logits;
+pub mod merge;
 pub mod pipeline;
 pub mod runs;
+pub mod sweep;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -34,6 +36,8 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Fuse(options) => fuse::run(&global, &options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
+        Command::Sweep(options) => sweep::run(&global, &options),
+        Command::Merge(options) => merge::run(&options),
         Command::Runs(options) => runs::run(&options),
         Command::Pipeline(options) => pipeline::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),

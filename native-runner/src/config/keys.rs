@@ -61,8 +61,8 @@ const NOT_SETTINGS: [&str; 7] =
 pub struct Setting {
     /// As the file has it, `lora_parameters.rank`.
     pub key: String,
-    /// Of its value.
-    pub line: usize,
+    /// Where its value is, `run.yaml:3`.
+    pub place: String,
     /// The option's identifier, `rank`.
     pub option: String,
     /// `--rank=8`; several for an option that is given several times, none for a flag that is off.
@@ -86,8 +86,8 @@ impl<'a> Keys<'a> {
         for (key, node) in leaves(name, file)? {
             let Some(setting) = self.setting(name, &key, node, optimizer)? else { continue };
             if let Some(twin) = settings.iter().find(|other| other.option == setting.option) {
-                let Setting { key, line, .. } = &setting;
-                bail!("{name}:{line}: `{key}` says again what `{}` says; leave one out", twin.key);
+                let Setting { key, place, .. } = &setting;
+                bail!("{place}: `{key}` says again what `{}` says; leave one out", twin.key);
             }
             settings.push(setting);
         }
@@ -169,7 +169,7 @@ impl<'a> Keys<'a> {
             }
         };
         let option = option.get_id().to_string();
-        Ok(Setting { key: key.to_owned(), line: node.line, option, arguments })
+        Ok(Setting { key: key.to_owned(), place: at.to_owned(), option, arguments })
     }
 
     /// The option that a key sets.

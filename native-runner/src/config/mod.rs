@@ -12,52 +12,106 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, anyhow};
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser as _};
+use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser as _};
 
 use self::keys::{Keys, Setting};
 use crate::cli::{Cli, Command};
 
 pub use self::resolved::{resolved, to_yaml};
+pub use self::yaml::{Node, Value};
+
+/// Settings, and what errors call them: a file, or a part of one.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    pub name: String,
+    /// A map of keys and values.
+    pub node: Node,
+}
+
+impl Layer {
+    /// Reads a file.
+    pub fn read(path: &Path) -> Result<Self> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
+        Ok(Self { node: yaml::parse(&name, &text)?, name })
+    }
+}
 
 /// The command line, with what its `--config` says where it says nothing. Ends the program on bad
 /// usage, and where help is asked for.
 pub fn parse(arguments: Vec<OsString>) -> Result<Cli> {
     let matches = Cli::command().get_matches_from(&arguments);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    let config = match &cli.command {
-        Command::Train(options) => options.config.clone(),
-        _ => None,
-    };
-    match (config, matches.subcommand_matches("train")) {
-        (Some(path), Some(given)) => with_file(arguments, given, &path),
+    let mut cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match &mut cli.command {
+        Command::Train(options) => match &options.config {
+            Some(path) => with_layers(&arguments, &[Layer::read(path)?]),
+            None => Ok(cli),
+        },
+        Command::Sweep(options) => {
+            options.given = matches.subcommand_matches("sweep").map_or(Vec::new(), given_globals);
+            Ok(cli)
+        }
         _ => Ok(cli),
     }
 }
 
-fn with_file(arguments: Vec<OsString>, given: &ArgMatches, path: &Path) -> Result<Cli> {
-    let name = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| name.clone())?;
-    let file = yaml::parse(&name, &text)?;
+/// The options of every command that were given, as arguments of another.
+fn given_globals(matches: &ArgMatches) -> Vec<OsString> {
+    let mut arguments = Vec::new();
+    for option in Cli::command().get_arguments().filter(|option| option.is_global_set()) {
+        let (id, flag) = (option.get_id().as_str(), option.get_long().unwrap_or_default());
+        if matches.value_source(id) != Some(ValueSource::CommandLine) {
+            continue;
+        }
+        match option.get_action() {
+            ArgAction::Count => {
+                let count = usize::from(matches.get_count(id));
+                arguments.extend(vec![OsString::from(format!("--{flag}")); count]);
+            }
+            ArgAction::SetTrue => arguments.push(format!("--{flag}").into()),
+            _ => {
+                for value in matches.get_raw(id).into_iter().flatten() {
+                    let mut argument = OsString::from(format!("--{flag}="));
+                    argument.push(value);
+                    arguments.push(argument);
+                }
+            }
+        }
+    }
+    arguments
+}
+
+/// The command line of `engram train` that `arguments` are, with what `layers` say where it says
+/// nothing, a later one before an earlier.
+pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
+    let name = layers.last().map_or("", |layer| &layer.name);
+    let matches = Cli::command().try_get_matches_from(arguments)?;
+    let given = matches.subcommand_matches("train").context("no command `train`")?;
     let mut root = Cli::command();
     root.build();
     let train = root.find_subcommand("train").context("no command `train`")?;
     let is_given = |option: &str| given.value_source(option) == Some(ValueSource::CommandLine);
-    let typed = |option: &str| {
-        let mut raw = given.get_raw(option).into_iter().flatten();
-        raw.next().map(|value| value.to_string_lossy().into_owned())
-    };
-    let optimizer = typed("optimizer").or_else(|| file.get("optimizer")?.scalar());
+    let typed = given.get_raw("optimizer").and_then(|mut raw| raw.next());
+    let optimizer = typed.map(|typed| typed.to_string_lossy().into_owned());
+    let of_layer = |layer: &Layer| layer.node.get("optimizer")?.scalar();
+    let optimizer = optimizer.or_else(|| layers.iter().rev().find_map(of_layer));
     let optimizer = optimizer.unwrap_or_else(|| "adam".to_owned());
-    let settings = Keys::new(train).settings(&name, &file, &optimizer)?;
-    settings.iter().try_for_each(|setting| check_alone(&name, setting))?;
+
+    let mut settings: Vec<Setting> = Vec::new();
+    for layer in layers {
+        for setting in Keys::new(train).settings(&layer.name, &layer.node, &optimizer)? {
+            check_alone(&setting)?;
+            settings.retain(|earlier| earlier.option != setting.option);
+            settings.push(setting);
+        }
+    }
     // What the checkpoint came from is in it.
     let resumes = given.get_flag("resume");
-    let is_moot = |setting: &&Setting| {
-        is_given(&setting.option) || (resumes && setting.option == "init_adapter")
-    };
-    let taken: Vec<&Setting> = settings.iter().filter(|setting| !is_moot(setting)).collect();
+    settings.retain(|setting| {
+        !is_given(&setting.option) && (setting.option != "init_adapter" || !resumes)
+    });
     let with = |left_out: Option<usize>| {
-        let taken = taken.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
+        let taken = settings.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
         let more = taken.flat_map(|(_, setting)| setting.arguments.iter().map(OsString::from));
         try_parse(arguments.iter().cloned().chain(more))
     };
@@ -70,11 +124,11 @@ fn with_file(arguments: Vec<OsString>, given: &ArgMatches, path: &Path) -> Resul
     let whole = with(None).map_err(|problem| anyhow!("{name}: {problem}"))?;
     if let Err(problem) = usable(&whole) {
         // The line is that of the value without which there is no such problem.
-        let culprit = (0..taken.len())
+        let culprit = (0..settings.len())
             .rfind(|&i| with(Some(i)).is_ok_and(|without| usable(&without).is_ok()))
-            .map(|i| taken[i]);
+            .map(|i| &settings[i]);
         return Err(match culprit {
-            Some(Setting { line, key, .. }) => anyhow!("{name}:{line}: `{key}`: {problem}"),
+            Some(Setting { place, key, .. }) => anyhow!("{place}: `{key}`: {problem}"),
             None => anyhow!("{name}: {problem}"),
         });
     }
@@ -82,12 +136,12 @@ fn with_file(arguments: Vec<OsString>, given: &ArgMatches, path: &Path) -> Resul
 }
 
 /// Whether a key's value is one that its option takes.
-fn check_alone(name: &str, setting: &Setting) -> Result<()> {
+fn check_alone(setting: &Setting) -> Result<()> {
     let arguments = ["engram", "train"].into_iter().chain(setting.arguments.iter().map(|a| &**a));
-    let Setting { key, line, .. } = setting;
+    let Setting { key, place, .. } = setting;
     try_parse(arguments.map(OsString::from))
         .map(|_| ())
-        .map_err(|problem| anyhow!("{name}:{line}: `{key}`: {problem}"))
+        .map_err(|problem| anyhow!("{place}: `{key}`: {problem}"))
 }
 
 /// Parses arguments; the error is one line.

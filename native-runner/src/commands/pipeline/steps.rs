@@ -117,6 +117,7 @@ impl Run {
             trained_on: Some(self.held_out.join("train.jsonl")),
             out: Some(self.report(protocol)),
             limit: preset.examples,
+            shard: None,
             training: curve::read(&self.adapter)?,
             config: EvalConfig {
                 protocol,

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 
 use self::follow::Follow;
 pub use self::settings::Settings;
-use self::start::{CHECKPOINT, Start};
+pub use self::start::CHECKPOINT;
+use self::start::Start;
 use crate::adapter;
 use crate::cli::Global;
 use crate::config;
