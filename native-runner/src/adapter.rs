@@ -1,11 +1,11 @@
-//! Adapters in folders.
+//! Adapters in folders and files.
 
 use std::path::Path;
 
 use anyhow::{Result, ensure};
-use engram::formats::adapter::{CONFIG_FILE, Layout, read};
+use engram::formats::adapter::{CONFIG_FILE, Layout, read, read_gguf};
 use engram::generate::{Engine, LoadedAdapter};
-use engram::model::AnyAdapter;
+use engram::model::{AnyAdapter, ModelConfig};
 
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
@@ -13,15 +13,27 @@ use crate::staged::Staged;
 /// What a `peft_type` may be besides LORA.
 const KINDS: [&str; 1] = ["BOTTLENECK"];
 
-/// The adapter in `folder`, on the engine's device; none if there is no folder.
-pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<LoadedAdapter>> {
-    let Some(folder) = folder else { return Ok(None) };
-    Ok(Some(engine.load_adapter(&folder.display().to_string(), &read_folder(folder)?)?))
+/// The adapter at `path`, on the engine's device; none if there is no path.
+pub fn load(engine: &Engine, path: Option<&Path>) -> Result<Option<LoadedAdapter>> {
+    let Some(path) = path else { return Ok(None) };
+    let adapter = read_for(path, engine.config())?;
+    Ok(Some(engine.load_adapter(&path.display().to_string(), &adapter)?))
+}
+
+/// The adapter of a model of `config` at `path`: a folder, or a GGUF file, whose rows lie as the
+/// model's heads have them.
+pub fn read_for(path: &Path, config: &ModelConfig) -> Result<AnyAdapter> {
+    if path.is_dir() || path.extension().is_none_or(|extension| extension != "gguf") {
+        return read_folder(path);
+    }
+    let file = FileSource::open(path)?;
+    Ok(AnyAdapter::Lora(pollster::block_on(read_gguf(&file, Some(config)))?))
 }
 
 /// The adapter in `folder`, in MLX's files or PEFT's.
 pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
-    ensure!(folder.is_dir(), "{}: no such folder; give one with an adapter", folder.display());
+    let shown = folder.display();
+    ensure!(folder.is_dir(), "{shown}: no such folder; give one with an adapter, or a .gguf file");
     let config = source::required(folder, CONFIG_FILE)?;
     let name = folder.join(CONFIG_FILE).display().to_string();
     let weights = folder.join(Layout::detect(&name, &config)?.weights_file());

@@ -15,7 +15,7 @@ use anyhow::Result;
 
 pub use file::FileSource;
 pub use folder::{read_folder, required, side_files};
-pub use local::{WEIGHTS, WEIGHTS_INDEX};
+pub use local::{WEIGHTS, WEIGHTS_INDEX, ggufs};
 pub use spec::ModelSpec;
 
 use crate::terminal::Terminal;
