@@ -58,7 +58,7 @@ impl Start {
         );
         let initial = match &options.init_adapter {
             Some(folder) => {
-                let adapter = adapter::read_folder(folder)?;
+                let adapter = adapter::read_for(folder, engine.config())?;
                 if let AnyAdapter::Lora(tensors) = &adapter {
                     tensors.check(&folder.display().to_string(), engine.config())?;
                     take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
