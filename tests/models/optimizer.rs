@@ -273,6 +273,48 @@ async fn a_resumed_run_gives_the_same_bits() {
     }
 }
 
+/// Many short examples fill one sequence of rows, as packing has it, and none sees another.
+#[async_test]
+async fn a_packed_batch_is_its_examples_one_by_one() {
+    let context = context().await;
+    let report = golden_json("tiny_mlx/report.json");
+    let mut mlx = Mlx::new(&context, &report["runs"]["accumulate"]).await;
+    mlx.initial = hash_adapter(&mlx.model.config, 1..3, 4, 2.5, 0.2);
+    let mut examples = mlx.train.examples().to_vec();
+    // With turns in between that carry no loss.
+    let masked = 3..examples[1].ids.len() - 2;
+    examples[1].masked.extend([masked]);
+    let count = examples.len();
+    let mut found = Vec::new();
+    for batch_size in [count, 1] {
+        let iters = count / batch_size;
+        mlx.config = TrainConfig {
+            semantics: Semantics::Engram,
+            batch_size,
+            iters,
+            grad_accumulation_steps: iters,
+            steps_per_report: iters,
+            steps_per_eval: iters,
+            val_batches: -1,
+            ..mlx.config
+        };
+        for set in [&mut mlx.train, &mut mlx.valid] {
+            *set = BatchSet::new(examples.clone(), mlx.config.batch_config()).unwrap();
+        }
+        let mut trainer = mlx.trainer();
+        let events = events(&mut trainer, iters).await;
+        let (first, last) = (outcome(&events[0]), outcome(events.last().unwrap()));
+        found.push(([first.1, last.1, last.2], trainer.gradients().await.unwrap()));
+    }
+    let [(packed, gradients), (alone, gradients_alone)] = &found[..] else { panic!() };
+    for (what, (found, expected)) in
+        ["validation loss", "training loss", "gradient norm"].iter().zip(packed.iter().zip(alone))
+    {
+        assert_near(what, *found, f64::from(*expected), 1e-5 * f64::from(expected.abs()));
+    }
+    assert_adapters("gradients", gradients, gradients_alone, 1e-4);
+}
+
 #[async_test]
 async fn a_step_submits_once_and_makes_nothing_on_the_device() {
     let context = context().await;
