@@ -248,6 +248,11 @@ impl<L: Learner> Trainer<L> {
         self.iteration
     }
 
+    /// Whether there is something to validate it on.
+    pub fn is_validated(&self) -> bool {
+        self.valid.is_some() && self.config.val_batches != 0
+    }
+
     /// What computes it.
     pub fn learner(&self) -> &L {
         &self.learner
