@@ -5,8 +5,8 @@ use engram::formats::DType;
 use engram::kernels::kv::KvType;
 
 use crate::commands::{
-    bench, chat, convert_adapter, data, demo, devices, doctor, eval, fetch, fuse, generate, logits,
-    merge, pipeline, runs, sweep, train,
+    bench, chat, convert, data, demo, devices, doctor, eval, fetch, fuse, generate, inspect,
+    logits, merge, pipeline, runs, sweep, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -202,9 +202,12 @@ pub enum Command {
     /// Compare the model and trained adapters on a test set
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Options),
-    /// Write an adapter in the other library's files
-    #[command(after_help = convert_adapter::EXAMPLES)]
-    ConvertAdapter(convert_adapter::Options),
+    /// Say what a file or folder holds: a model, an adapter, a checkpoint
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::Options),
+    /// Write an adapter or a model in other files: MLX, PEFT, GGUF, safetensors
+    #[command(after_help = convert::EXAMPLES)]
+    Convert(convert::Options),
     /// Merge an adapter into the model's weights
     #[command(after_help = fuse::EXAMPLES)]
     Fuse(fuse::Options),

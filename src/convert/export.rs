@@ -4,7 +4,8 @@ use super::metadata;
 use crate::formats::names::{from_gguf, has_rotary_rows, promised, to_gguf};
 use crate::formats::quant::dequantize;
 use crate::formats::{
-    Announced, Checkpoint, DType, Gguf, gguf_header, is_writable, quantize, safetensors_header,
+    Announced, Checkpoint, DType, Gguf, TensorInfo, gguf_header, is_writable, quantize,
+    safetensors_header,
 };
 use crate::model::{AdapterTensors, Lora, RopeScaling, Target};
 use crate::{Error, Result};
@@ -61,8 +62,6 @@ impl<'a> Export<'a> {
             Some(source) => Some((source, Gguf::parse(source).await?)),
             None => None,
         };
-        let from_gguf_file = original.is_some();
-        let mut parts = Vec::new();
         // Hugging Face's names and GGUF's, in the file's order or the model's.
         let names: Vec<(String, String)> = match &original {
             Some((_, gguf)) => {
@@ -73,28 +72,15 @@ impl<'a> Export<'a> {
                 names.map(|name| (name.clone(), to_gguf(&name))).collect()
             }
         };
-        for (name, stored_name) in names {
+        let part = |(name, stored_name): (String, String)| {
             let info = checkpoint.tensor(&name).ok_or_else(|| missing(&name))?;
-            let is_output = name == "lm_head.weight"
-                || (config.tie_word_embeddings && name == "model.embed_tokens.weight");
-            let dtype = match dtype {
-                None if !from_gguf_file && info.shape.len() < 2 => DType::F32,
-                None if update(adapter, &name).is_some() && !is_writable(info.dtype) => DType::Q8_0,
-                None => info.dtype,
-                Some(_) if info.shape.len() < 2 => DType::F32,
-                Some(dtype) => {
-                    let dtype = match dtype.block_size() > 1 && is_output {
-                        true => DType::Q8_0,
-                        false => dtype,
-                    };
-                    let whole = info.columns().is_multiple_of(dtype.block_size());
-                    if whole { dtype } else { DType::F16 }
-                }
-            };
+            let is_updated = update(adapter, &name).is_some();
+            let dtype = gguf_dtype(checkpoint, info, dtype, is_updated);
             let stored = Announced { name: stored_name, dtype, shape: info.shape.clone() };
             let interleaved = has_rotary_rows(&name).then_some(config.head_dim);
-            parts.push(Part { source: Source::Tensor(name), stored, interleaved });
-        }
+            Ok(Part { source: Source::Tensor(name), stored, interleaved })
+        };
+        let mut parts: Vec<Part> = names.into_iter().map(part).collect::<Result<_>>()?;
         let (pairs, alignment) = match &original {
             Some((source, gguf)) => {
                 (metadata::copied(*source, gguf, dtype).await?, gguf.metadata.alignment()?)
@@ -212,6 +198,31 @@ impl<'a> Export<'a> {
 fn update<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a Lora<Vec<f32>>> {
     let (layer, target) = Target::of_parameter(name).filter(|_| name.ends_with(".weight"))?;
     adapter?.get(layer, target)
+}
+
+/// The type of a tensor in a GGUF file whose matrices are to be `wanted`.
+fn gguf_dtype(
+    checkpoint: &Checkpoint,
+    info: &TensorInfo,
+    wanted: Option<DType>,
+    is_updated: bool,
+) -> DType {
+    let is_vector = info.shape.len() < 2;
+    let Some(wanted) = wanted else {
+        return match info.dtype {
+            _ if is_vector && checkpoint.gguf().is_none() => DType::F32,
+            dtype if is_updated && !is_writable(dtype) => DType::Q8_0,
+            dtype => dtype,
+        };
+    };
+    let is_output = info.name == "lm_head.weight"
+        || (checkpoint.config.tie_word_embeddings && info.name == "model.embed_tokens.weight");
+    let dtype = if is_output && wanted.block_size() > 1 { DType::Q8_0 } else { wanted };
+    match info.columns().is_multiple_of(dtype.block_size()) {
+        _ if is_vector => DType::F32,
+        true => dtype,
+        false => DType::F16,
+    }
 }
 
 fn check(

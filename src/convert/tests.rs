@@ -220,6 +220,33 @@ fn an_adapter_is_fused_in_any_format_and_order_of_rows() {
 }
 
 #[test]
+fn a_k_quant_that_an_adapter_changes_becomes_q8_0() {
+    let mut file = gguf(TinyLlama::default());
+    file.set_u32("llama.feed_forward_length", 256);
+    file.tensors.retain(|tensor| !tensor.name.contains("ffn_"));
+    for layer in 0..2 {
+        file.push(&format!("blk.{layer}.ffn_norm.weight"), &[64], &[1.0; 64]);
+        for part in ["gate", "up"] {
+            let values = vec![0.25; 256 * 64];
+            file.push(&format!("blk.{layer}.ffn_{part}.weight"), &[256, 64], &values);
+        }
+        let name = format!("blk.{layer}.ffn_down.weight");
+        file.push(&name, &[64, 256], &[]);
+        // A super-block of Q4_K whose scales are 0: values of 0.
+        let tensor = file.tensor(&name);
+        (tensor.kind, tensor.data) = (DType::Q4_K.ggml(), vec![0; 64 * 144]);
+    }
+    let original = of_gguf(file.bytes());
+    let adapter = AdapterTensors::init(&original.config, 1..2, &[Target::Down], 2, 1.0, 7).unwrap();
+    let fused = of_gguf(to_gguf(&original, Some(&adapter), None));
+    let dtype = |layer| {
+        let name = format!("model.layers.{layer}.mlp.down_proj.weight");
+        fused.tensor(&name).unwrap().dtype
+    };
+    assert_eq!([dtype(0), dtype(1)], [DType::Q4_K, DType::Q8_0]);
+}
+
+#[test]
 fn what_can_not_be_written_is_named() {
     let original = original_gguf(TinyLlama::default());
     let problem = |export: Result<Export<'_>>| export.err().unwrap().to_string();

@@ -104,16 +104,19 @@ impl RecordFile {
         (kept, held)
     }
 
-    /// Its records as examples.
+    /// Its records as examples, one after another.
     ///
     /// # Errors
     /// As [`tokens::tokenize`], with the record's place in the file.
-    pub fn tokenize(&self, encode: &impl Encode, loss_on: LossOn) -> Result<Vec<Example>> {
-        let one = |(i, record)| {
+    pub fn examples<'a>(
+        &'a self,
+        encode: &'a impl Encode,
+        loss_on: LossOn,
+    ) -> impl Iterator<Item = Result<Example>> + 'a {
+        self.records.iter().enumerate().map(move |(i, record)| {
             tokens::example(record, encode, loss_on)
                 .map_err(|error| Error::format(self.place(i), error.to_string()))
-        };
-        self.records.iter().enumerate().map(one).collect()
+        })
     }
 }
 

@@ -20,6 +20,23 @@ pub trait Encode {
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>>;
 
+    /// The text of a rendered chat.
+    ///
+    /// # Errors
+    /// What the template refuses.
+    fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<String>;
+
+    /// The ids that [`Self::chat`] gives a rendered chat, each with the bytes that it stands for.
+    ///
+    /// # Errors
+    /// What the tokenizer refuses.
+    fn offsets(&self, rendered: &str) -> Result<Vec<(u32, Range<usize>)>>;
+
     /// The ids of a text, with the special tokens that the tokenizer adds by itself.
     ///
     /// # Errors
@@ -75,8 +92,7 @@ pub enum LossOn {
 /// With [`LossOn::LastMessage`] `prompt_len` is the length of the messages before the last one,
 /// rendered with the generation prompt if the last one is the assistant's. With
 /// [`LossOn::Assistant`] every message of the assistant carries loss, from behind its generation
-/// prompt to the next message; where they are shows in how the template renders the messages up to
-/// each.
+/// prompt to the next message; the template's rendering of the messages up to each shows where.
 ///
 /// # Errors
 /// [`Error::Data`], with `name` and the record's line, for what the tokenizer or the template
@@ -139,38 +155,51 @@ fn chat(
     encode: &impl Encode,
     loss_on: LossOn,
 ) -> Result<Example> {
+    if loss_on == LossOn::Assistant {
+        return assistant(messages, tools, encode);
+    }
     let ids = encode.chat(messages, tools, false)?;
     match (loss_on, messages.split_last()) {
         (LossOn::LastMessage, Some((last, before))) => {
             let prompt = encode.chat(before, tools, last.role == "assistant")?;
             Ok(Example::new(ids, prompt.len()))
         }
-        (LossOn::Assistant, _) => assistant(ids, messages, tools, encode),
         _ => Ok(Example::new(ids, 0)),
     }
 }
 
-/// An example with loss on what the assistant says.
+/// An example with loss on what the assistant says: on every token that stands for some of it.
 fn assistant(
-    ids: Vec<u32>,
     messages: &[Message],
     tools: Option<&[Value]>,
     encode: &impl Encode,
 ) -> Result<Example> {
-    // Each range from where a turn of the assistant ends to where its next one begins.
-    let mut silent = Vec::new();
-    let mut end = 0;
+    let text = encode.render(messages, tools, false)?;
+    let mut turns = Vec::new();
     for (i, _) in messages.iter().enumerate().filter(|(_, m)| m.role == "assistant") {
-        let begins = beginning(&ids, &messages[..i], tools, encode, true)?;
-        silent.push(end..begins);
-        end = match i + 1 == messages.len() {
-            true => usize::MAX,
-            false => beginning(&ids, &messages[..=i], tools, encode, false)?,
+        let begin = beginning(&text, &encode.render(&messages[..i], tools, true)?, i)?;
+        let end = match i + 1 == messages.len() {
+            true => text.len(),
+            false => beginning(&text, &encode.render(&messages[..=i], tools, false)?, i + 1)?,
         };
+        turns.push(begin..end);
     }
-    // What comes after its last turn; MLX-LM's pad behind the last id belongs to it.
-    silent.push(end..usize::MAX);
-    silent.retain(|range| !range.is_empty());
+    let mut ids = Vec::new();
+    let mut silent: Vec<Range<usize>> = Vec::new();
+    for (at, (id, bytes)) in encode.offsets(&text)?.into_iter().enumerate() {
+        ids.push(id);
+        if turns.iter().any(|turn| turn.start < bytes.end && bytes.start < turn.end) {
+            continue;
+        }
+        match silent.last_mut() {
+            Some(range) if range.end == at => range.end = at + 1,
+            _ => silent.push(at..at + 1),
+        }
+    }
+    // MLX-LM's pad behind the last id belongs to the message before it.
+    if let Some(last) = silent.last_mut().filter(|range| range.end == ids.len()) {
+        last.end = usize::MAX;
+    }
     let prompt_len = match silent.first() {
         Some(first) if first.start == 0 => silent.remove(0).end,
         _ => 0,
@@ -178,21 +207,13 @@ fn assistant(
     Ok(Example { ids, prompt_len, masked: silent })
 }
 
-/// How many of `ids`, a whole chat, are of `messages`, its first ones.
-fn beginning(
-    ids: &[u32],
-    messages: &[Message],
-    tools: Option<&[Value]>,
-    encode: &impl Encode,
-    add_generation_prompt: bool,
-) -> Result<usize> {
-    let first = encode.chat(messages, tools, add_generation_prompt)?;
-    match ids.starts_with(&first) {
+/// The length of `first`, the rendering of the first `count` messages of the chat `text`.
+fn beginning(text: &str, first: &str, count: usize) -> Result<usize> {
+    match text.starts_with(first) {
         true => Ok(first.len()),
         false => Err(Error::invalid(format!(
-            "the chat template renders message {} in another way once more follows, so that the \
-             assistant's turns can't be told apart; use mask_prompt",
-            messages.len().max(1)
+            "the chat template renders the first {count} messages in another way once more \
+             follow, so that the assistant's turns can't be told apart; use mask_prompt"
         ))),
     }
 }
@@ -204,7 +225,7 @@ mod tests {
     use crate::testing::test;
 
     /// One id a byte; `<` opens a message, `>` closes it, `!` asks for an answer and begins one,
-    /// `.` ends a text. What `*` marks is left out of any message but the last.
+    /// `.` ends a text. What follows `*` is left out of any message but the last. `!<~` is one id.
     struct Bytes;
 
     impl Encode for Bytes {
@@ -214,6 +235,15 @@ mod tests {
             tools: Option<&[Value]>,
             ask: bool,
         ) -> Result<Vec<u32>> {
+            self.text(&self.render(messages, tools, ask)?)
+        }
+
+        fn render(
+            &self,
+            messages: &[Message],
+            tools: Option<&[Value]>,
+            ask: bool,
+        ) -> Result<String> {
             let mut text = tools.map(|_| "T".to_string()).unwrap_or_default();
             for (i, message) in messages.iter().enumerate() {
                 let content = message.content.as_deref().unwrap_or_default();
@@ -227,13 +257,24 @@ mod tests {
             if ask {
                 text += "!";
             }
-            self.text(&text)
+            Ok(text)
+        }
+
+        fn offsets(&self, rendered: &str) -> Result<Vec<(u32, Range<usize>)>> {
+            let mut at = 0;
+            let token = |id: u32| {
+                let begin = at;
+                at += if id == 1000 { 3 } else { 1 };
+                (id, begin..at)
+            };
+            Ok(self.text(rendered)?.into_iter().map(token).collect())
         }
 
         fn text(&self, text: &str) -> Result<Vec<u32>> {
+            let parts = text.split("!<~").map(|part| part.bytes().map(u32::from).collect());
             match text.contains('#') {
                 true => Err(Error::invalid("no # here")),
-                false => Ok(text.bytes().map(u32::from).collect()),
+                false => Ok(parts.collect::<Vec<Vec<u32>>>().join(&1000)),
             }
         }
 
@@ -301,10 +342,12 @@ mod tests {
             (&[(assistant, "a"), (tool, "b"), (assistant, "c")], "_<a>____<c>"),
             (&[(assistant, "a"), (assistant, "b")], "_<a>_<b>"),
             (&[(user, "a")], "___"),
+            // A token of the generation prompt and of the answer.
+            (&[(user, "a"), (assistant, "~b"), (user, "c")], "___Ϩb>___"),
         ] {
             let example = tokens(&chat(messages), Assistant).unwrap();
             assert_eq!(trained(&example), expected);
-            assert_eq!(example.trained(99), expected.bytes().filter(|&b| b != b'_').count());
+            assert_eq!(example.trained(99), expected.chars().filter(|&c| c != '_').count());
             // One answer at the end is what the last message is.
             if messages.iter().filter(|(role, _)| *role == assistant).count() == 1
                 && messages.last().is_some_and(|(role, _)| *role == assistant)
@@ -326,7 +369,7 @@ mod tests {
     fn a_template_that_renders_turns_anew_is_refused() {
         let line = chat(&[("user", "a"), ("assistant", "b*x"), ("user", "c")]);
         let error = tokens(&line, Assistant).unwrap_err().to_string();
-        let expected = "f:1: the chat template renders message 2 in another way";
+        let expected = "f:1: the chat template renders the first 2 messages in another way";
         assert!(error.starts_with(expected), "{error}");
         let error = tokens(r#"{"text":"a"}"#, Assistant).unwrap_err().to_string();
         assert!(error.starts_with("f:1: a text record has no messages"), "{error}");

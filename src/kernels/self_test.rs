@@ -6,13 +6,16 @@
 
 use std::pin::Pin;
 
+use super::adafactor::Adafactor;
 use super::attention::AttentionShape;
 use super::kv::KvType;
+use super::muon::Muon;
+use super::sgd::Sgd;
 use super::weight::Format;
 use super::{
-    add, append, attention, attention_step, check, embedding, embedding_gradient, gate, last_row,
-    lora, matmul, matmul_transposed, matvec, optimizer, rms_norm, rope, sample, silu_mul,
-    vector_gradient, weight_gradient,
+    adafactor, adam, add, append, attention, attention_step, check, embedding, embedding_gradient,
+    gate, last_row, lora, matmul, matmul_transposed, matvec, muon, rms_norm, rope, sample, sgd,
+    silu_mul, vector_gradient, weight_gradient,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -186,9 +189,14 @@ pub fn thorough() -> Vec<Check> {
             })
             .await
         }),
-        Check::new("adam, gradient_norm", async |c| {
-            let cases = [(1, None), (257, Some(0.5)), (70_001, Some(1e9))];
-            each(cases, async |(count, most)| optimizer::parity(c, count, most).await).await
+        Check::new("adam", async |c| adam::parity(c, 0.1).await),
+        Check::new("sgd", async |c| {
+            sgd::parity(c, Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.1 }).await
+        }),
+        Check::new("adafactor", async |c| adafactor::parity(c, Adafactor::default()).await),
+        Check::new("muon", async |c| {
+            let muon = Muon { momentum: 0.95, nesterov: true, weight_decay: 0.01, ns_steps: 5 };
+            muon::parity(c, muon).await
         }),
     ];
     let matrices = [(1, 32), (9, 45), (65, 100), (40, 576)];

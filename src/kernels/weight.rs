@@ -13,6 +13,7 @@
 //!
 //! q8 is GGUF's Q8_0, q4 its Q4_1 with the nibbles in order; Q4_0 is the q4 with m = −8·d.
 
+use super::optimizer::Place;
 use crate::gpu::{Binding, Buffer, Context};
 use crate::{Error, Result};
 
@@ -242,6 +243,13 @@ impl Matrix {
     /// The buffers of its values, which it may share with those it is stacked with.
     pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
         self.parts.iter().map(|part| &part.values)
+    }
+
+    /// Where its values are in `buffer`, one of [`Self::buffers`], in f32.
+    pub fn places(&self, buffer: &Buffer) -> impl Iterator<Item = Place> {
+        let stride = self.cols.next_multiple_of(BLOCK);
+        let own = self.parts.iter().filter(|part| *part.values == **buffer);
+        own.map(move |part| Place::matrix(part.at * stride, part.rows, self.cols, stride))
     }
 
     /// How it is stored.

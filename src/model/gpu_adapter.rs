@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights};
+use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights, ModelConfig, Target};
 use crate::gpu::{Buffer, Context};
+use crate::kernels::optimizer::Place;
 use crate::ops::{Lora, Parameter};
 use crate::{Error, Result};
 
@@ -75,6 +76,17 @@ impl GpuAdapter {
             })
             .collect();
         Ok(Self { adapter: Rc::new(Adapter::new(updates)), parameters, count, weights: None })
+    }
+
+    /// What its parameters are, for update rules that treat matrices as such; the adapter is one of a
+    /// model of `config`.
+    pub fn places(&self, config: &ModelConfig) -> Vec<Place> {
+        let both = |(_, target, lora): (usize, Target, &Lora<Parameter>)| {
+            let (ins, outs) = target.shape(config);
+            let a = Place::matrix(lora.a.offset, ins, lora.rank, lora.rank);
+            [a, Place::matrix(lora.b.offset, lora.rank, outs, outs)]
+        };
+        self.adapter.iter().flat_map(both).collect()
     }
 
     /// Copies the parameters back.

@@ -8,6 +8,7 @@ use super::weights::{NamedWeight, Weight};
 use super::{GpuLlama, NamedTensor};
 use crate::gpu::{Buffer, Context, Recorder, Step};
 use crate::kernels::embedding::embedding;
+use crate::kernels::optimizer::Place;
 use crate::kernels::weight::{BLOCK, Format, Matrix, PackedRows, pack_row};
 use crate::kernels::{Rows, Tensor, Token};
 use crate::ops::WeightGradients;
@@ -163,6 +164,21 @@ impl WeightSet {
             }
         }
         found
+    }
+
+    /// What the values in one of [`Self::buffers`] are, for update rules that treat matrices as such.
+    pub fn places(&self, buffer: &Buffer) -> Vec<Place> {
+        let mut places = Vec::new();
+        for (_, weight) in self.weights.iter() {
+            match weight {
+                Weight::Matrix(matrix) => places.extend(matrix.places(buffer)),
+                Weight::Vector(vector, length) if **vector == **buffer => {
+                    places.push(Place::vector(0, *length));
+                }
+                Weight::Vector(..) => {}
+            }
+        }
+        places
     }
 
     /// Their names.

@@ -9,7 +9,7 @@ use super::recording::{LossRecording, StepBuffers, StepRecording};
 use super::trainer::Room;
 use crate::data::batch::Batch;
 use crate::gpu::{Buffer, Context, Recorder, Recording, Step};
-use crate::kernels::optimizer::{OptimizerState, adam, gradient_norm};
+use crate::kernels::optimizer::{OptimizerState, Parameters, gradient_norm};
 use crate::model::{AdapterTensors, AnyAdapter, GpuAdapter, GpuLlama, GpuWeights};
 use crate::{Error, Result};
 
@@ -73,11 +73,18 @@ impl GpuLearner {
         let mut arrays = Vec::new();
         let parameter_gradients = context.storage("gradients", (adapter.count * 4) as u64)?;
         if adapter.count > 0 {
-            let gradients = parameter_gradients.clone();
-            arrays.push((adapter.parameters.clone(), gradients, adapter.count));
+            arrays.push(Parameters {
+                values: adapter.parameters.clone(),
+                gradients: parameter_gradients.clone(),
+                count: adapter.count,
+                places: adapter.places(&model.config),
+            });
         }
         let pairs = weights.set.buffers().into_iter().zip(gradients.buffers());
-        arrays.extend(pairs.map(|((weights, count), (gradients, _))| (weights, gradients, count)));
+        arrays.extend(pairs.map(|((values, count), (gradients, _))| {
+            let places = weights.set.places(&values);
+            Parameters { values, gradients, count, places }
+        }));
         if arrays.is_empty() {
             return Err(Error::invalid("the settings leave nothing to train"));
         }
@@ -87,7 +94,7 @@ impl GpuLearner {
             ..adapter.clone()
         };
         adapter.weights = (count > 0).then_some(weights);
-        let optimizer = OptimizerState::new(context, arrays)?;
+        let optimizer = OptimizerState::new(context, arrays, config.rule())?;
         let buffers = StepBuffers::new(context, &model, room.tokens, room.positions)?;
         let step = StepRecording::new(
             context,
@@ -100,7 +107,7 @@ impl GpuLearner {
         let validation = LossRecording::new(context, &model, Some(&adapter.adapter), &buffers)?;
         let mut update = Recorder::new(context, &buffers.step);
         gradient_norm(&mut update, &optimizer, config.max_grad_norm)?;
-        adam(&mut update, &optimizer, config.adam())?;
+        optimizer.update(&mut update)?;
         let history = context.storage("history", 8 * config.steps_per_report as u64)?;
         Ok(Self {
             context: context.clone(),
@@ -154,6 +161,7 @@ impl Learner for GpuLearner {
             gradient_scale: train.gradient_scale,
             first_moment_scale: moment_scale(adam.beta1),
             second_moment_scale: moment_scale(adam.beta2),
+            update: train.updates as u32,
             ..Default::default()
         };
         self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
@@ -161,7 +169,7 @@ impl Learner for GpuLearner {
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
         if train.first {
             for array in &self.optimizer.arrays {
-                encoder.clear_buffer(&array.gradients, 0, None);
+                encoder.clear_buffer(&array.parameters.gradients, 0, None);
             }
         }
         encoder.clear_buffer(&self.buffers.loss, 0, None);
@@ -208,31 +216,42 @@ impl Learner for GpuLearner {
             ..LearnerState::default()
         };
         for array in &self.optimizer.arrays {
-            for (buffer, values) in [
-                (&array.parameters, &mut state.parameters),
-                (&array.first_moments, &mut state.first_moments),
-                (&array.second_moments, &mut state.second_moments),
-                (&array.gradients, &mut state.gradients),
+            let Parameters { values, gradients, count, .. } = &array.parameters;
+            for (buffer, count, values) in [
+                (values, count, &mut state.parameters),
+                (&array.first.0, &array.first.1, &mut state.first_moments),
+                (&array.second.0, &array.second.1, &mut state.second_moments),
+                (gradients, count, &mut state.gradients),
             ] {
-                values.extend(self.context.read::<f32>(buffer, 0, array.count).await?);
+                values.extend(self.context.read::<f32>(buffer, 0, *count).await?);
             }
         }
         Ok(state)
     }
 
     fn restore(&mut self, state: &LearnerState) -> Result<()> {
-        state.check(self.optimizer.count())?;
-        let mut end = 0;
-        for array in &self.optimizer.arrays {
-            let place = end..end + array.count;
-            end = place.end;
-            for (buffer, values) in [
-                (&array.parameters, &state.parameters),
-                (&array.first_moments, &state.first_moments),
-                (&array.second_moments, &state.second_moments),
-                (&array.gradients, &state.gradients),
-            ] {
-                self.context.write(buffer, 0, bytemuck::cast_slice(&values[place.clone()]));
+        let arrays = &self.optimizer.arrays;
+        let moments = [
+            arrays.iter().map(|array| array.first.1).sum(),
+            arrays.iter().map(|array| array.second.1).sum(),
+        ];
+        state.check(self.optimizer.count(), moments)?;
+        let mut rest =
+            [&state.parameters[..], &state.first_moments, &state.second_moments, &state.gradients];
+        for array in arrays {
+            let Parameters { values, gradients, count, .. } = &array.parameters;
+            for ((buffer, count), rest) in [
+                (values, *count),
+                (&array.first.0, array.first.1),
+                (&array.second.0, array.second.1),
+                (gradients, *count),
+            ]
+            .into_iter()
+            .zip(&mut rest)
+            {
+                let (own, others) = rest.split_at(count);
+                self.context.write(buffer, 0, bytemuck::cast_slice(own));
+                *rest = others;
             }
         }
         let norm = bytemuck::bytes_of(&state.gradient_norm);

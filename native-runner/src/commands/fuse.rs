@@ -70,7 +70,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     let files = source::resolve(&global.model, terminal)?;
     let checkpoint = session::open_checkpoint(&files)?;
     let shown = options.adapter_path.display().to_string();
-    let adapter = match adapter::read_folder(&options.adapter_path)? {
+    let adapter = match adapter::read_for(&options.adapter_path, &checkpoint.config)? {
         AnyAdapter::Lora(adapter) => adapter,
         AnyAdapter::Named(named) => {
             bail!("{shown}: is a {} adapter, which is no change of weights to fuse", named.kind)

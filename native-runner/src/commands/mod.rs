@@ -2,7 +2,7 @@
 
 pub mod bench;
 pub mod chat;
-pub mod convert_adapter;
+pub mod convert;
 pub mod data;
 pub mod demo;
 pub mod devices;
@@ -11,6 +11,7 @@ pub mod eval;
 pub mod fetch;
 pub mod fuse;
 pub mod generate;
+pub mod inspect;
 pub mod logits;
 pub mod merge;
 pub mod pipeline;
@@ -32,8 +33,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(options) => generate::run(&global, &options),
         Command::Demo(options) => demo::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
-        Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
+        Command::Convert(options) => convert::run(&global, &options),
         Command::Fuse(options) => fuse::run(&global, &options),
+        Command::Inspect(options) => inspect::run(&options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
         Command::Sweep(options) => sweep::run(&global, &options),

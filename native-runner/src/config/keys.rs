@@ -11,24 +11,31 @@ use serde_json::{Map, Value as Json};
 use super::yaml::{Node, Value};
 
 /// Options whose key is another than their name. `*` stands for the chosen optimizer.
-const NESTED: [(&str, &str); 6] = [
+const NESTED: [(&str, &str); 16] = [
     ("fine_tune_type", "adapter_type"),
     ("lora_parameters.rank", "rank"),
     ("lora_parameters.scale", "scale"),
     ("lora_parameters.keys", "keys"),
     ("optimizer_config.*.weight_decay", "weight_decay"),
     ("optimizer_config.*.bias_correction", "bias_correction"),
+    ("optimizer_config.*.betas", "betas"),
+    ("optimizer_config.*.eps", "eps"),
+    ("optimizer_config.*.momentum", "momentum"),
+    ("optimizer_config.*.nesterov", "nesterov"),
+    ("optimizer_config.*.relative_step", "relative_step"),
+    ("optimizer_config.*.scale_parameter", "scale_parameter"),
+    ("lr_schedule.name", "lr_schedule"),
+    ("lr_schedule.arguments", "lr_schedule_arguments"),
+    ("lr_schedule.warmup", "warmup"),
+    ("lr_schedule.warmup_init", "warmup_init"),
 ];
 
 /// MLX-LM's keys for which there is no option, and the value, as [`plain`] writes it, that says
 /// what is done here anyway. An option of the name goes before.
-const FIXED: [(&str, &str); 11] = [
+const FIXED: [(&str, &str); 8] = [
     ("train", "true"),
     ("test", "false"),
     ("lora_parameters.dropout", "0"),
-    ("lr_schedule", "null"),
-    ("optimizer_config.*.betas", "[0.9, 0.999]"),
-    ("optimizer_config.*.eps", "0.00000001"),
     ("config", "null"),
     ("hf_dataset", "null"),
     ("report_to", "null"),
@@ -330,7 +337,7 @@ mod tests {
                 "model: a.gguf\niters: 1e3\nlearning_rate: 1e-5\nnum_layers: -1\n\
                  fine_tune_type: lora\nmask_prompt: true\ngrad_checkpoint: false\n\
                  lora_parameters:\n  keys: [self_attn.q_proj, v_proj]\n  rank: 4\n  dropout: 0.0\n\
-                 optimizer_config: {adam: {bias_correction: true, betas: [0.9, 0.999]}, muon: {}}\n\
+                 optimizer_config: {adam: {bias_correction: true, betas: [0.9, 0.95]}, muon: {}}\n\
                  resume_adapter_file: a/adapters.safetensors\nlr_schedule: null\nsave_every:\n"
             ),
             [
@@ -343,7 +350,20 @@ mod tests {
                 "--keys=self_attn.q_proj,v_proj",
                 "--rank=4",
                 "--bias-correction=true",
+                "--betas=0.9,0.95",
                 "--init-adapter=a",
+            ]
+        );
+        assert_eq!(
+            arguments(
+                "lr_schedule:\n  name: cosine_decay\n  warmup: 10\n  warmup_init: 1e-7\n  \
+                 arguments: [1e-5, 100, 0]\n"
+            ),
+            [
+                "--lr-schedule=cosine_decay",
+                "--warmup=10",
+                "--warmup-init=0.0000001",
+                "--lr-schedule-arguments=0.00001,100,0",
             ]
         );
         assert_eq!(arguments("resume_adapter_file: adapters.safetensors"), ["--init-adapter=."]);
@@ -365,7 +385,10 @@ mod tests {
                 "lora_parameters:\n  dropout: 0.1",
                 "2: `lora_parameters.dropout`: lora_parameters.dropout is 0.1, and this version has 0",
             ),
-            ("lr_schedule:\n  name: cosine_decay", "2: `lr_schedule.name`: lr_schedule is a map"),
+            (
+                "lr_schedule: cosine_decay",
+                "1: no key `lr_schedule`; it is written `lr_schedule.name`",
+            ),
             ("train: false", "1: `train`: train is false"),
             (
                 "optimizer_config:\n  adamw: {weight_decay: 1}",

@@ -41,8 +41,20 @@ pub fn resolved(
     let own = own.into_iter().chain(options.data.settings()).chain(options.watch.settings());
     let own = own.filter_map(|(option, value)| Some((option.to_owned(), value?)));
     // By way of a text, so that an f32 keeps its few digits.
-    let trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
+    let mut trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
+    if let Some(Value::Object(schedule)) = trained.remove("lr_schedule") {
+        for (key, value) in schedule {
+            let option = match key.as_str() {
+                "name" => "lr_schedule",
+                "arguments" => "lr_schedule_arguments",
+                other => other,
+            };
+            trained.insert(option.to_owned(), value);
+        }
+    }
     let optimizer = trained["optimizer"].as_str().unwrap_or_default().to_owned();
+    let is_adam = matches!(config.optimizer, Optimizer::Adam | Optimizer::Adamw);
+    let schedule = config.lr_schedule.as_ref().map_or(&[][..], |schedule| &schedule.arguments);
     let is_used = |(option, value): &(String, Value)| {
         // What the method or the optimizer does not have may not be set either.
         let is_absent = match option.as_str() {
@@ -52,6 +64,13 @@ pub fn resolved(
             "iters" => options.settings.epochs.is_some(),
             "modules_to_save" => config.modules_to_save.is_empty(),
             "weight_decay" => config.optimizer == Optimizer::Adam,
+            "betas" | "eps" | "bias_correction" => !is_adam,
+            "relative_step" | "scale_parameter" => config.optimizer != Optimizer::Adafactor,
+            "lr_schedule_arguments" => schedule.is_empty(),
+            "learning_rate" => {
+                !schedule.is_empty()
+                    || config.optimizer == Optimizer::Adafactor && config.relative_step
+            }
             _ => value.is_null(),
         };
         !is_absent

@@ -13,6 +13,7 @@ use engram::data::file::RecordFile;
 use engram::data::jsonl;
 use engram::data::record::Features;
 use engram::data::split::Splits;
+use engram::data::tokens::{Encode, Example, LossOn};
 
 pub use self::layout::{Set, is_data};
 pub use self::options::{Data, DataOptions, FeatureOptions, records, shown};
@@ -176,6 +177,24 @@ fn folder(folder: &Path) -> Result<Found> {
 /// The records of `files`.
 pub fn read(files: &[Place], features: &Features, terminal: Terminal) -> Result<Vec<RecordFile>> {
     files.iter().map(|file| file.read(features, terminal)).collect()
+}
+
+/// The examples of all records of `files`.
+pub fn tokenize(
+    files: &[RecordFile],
+    encode: &impl Encode,
+    loss_on: LossOn,
+    terminal: Terminal,
+) -> Result<Vec<Example>> {
+    let mut meter = terminal.steps(files.iter().map(|file| file.records.len()).sum());
+    let mut examples = Vec::new();
+    for file in files {
+        for example in file.examples(encode, loss_on) {
+            examples.push(example?);
+            meter.set(examples.len(), "tokenizing");
+        }
+    }
+    Ok(examples)
 }
 
 /// Writes the three files into `folder`, all or none; files that are there are kept unless `force`.

@@ -1,4 +1,5 @@
-//! Adapter files, as MLX-LM and PEFT write them: `adapter_config.json` and one safetensors file.
+//! Adapter files, as MLX-LM and PEFT write them: `adapter_config.json` and one safetensors file;
+//! and llama.cpp's, one GGUF file.
 //!
 //! Both say the same in other words. MLX has `lora_a` (in, rank) and `lora_b` (rank, out), one
 //! rank and `scale` for all, and counts blocks from the last; PEFT has the transposes `lora_A` and
@@ -9,6 +10,7 @@
 //! files, whose tensors keep their names ([`NamedAdapter`](crate::model::NamedAdapter)).
 
 mod arrays;
+mod gguf;
 mod mlx;
 mod named;
 mod names;
@@ -140,6 +142,7 @@ pub async fn read(
     Ok(AnyAdapter::Lora(tensors::read(layout, &settings, weights.as_ref()).await?))
 }
 
+pub use gguf::{is_gguf_adapter, read_gguf, write_gguf};
 pub use mlx::write as write_mlx;
 pub use named::write as write_named;
 pub use peft::{PeftOptions, write as write_peft};

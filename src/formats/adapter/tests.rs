@@ -9,7 +9,7 @@ use crate::formats::Bytes;
 use crate::model::{Adapter, Lora, ModelConfig, NamedTensor, Target};
 use crate::testing::test;
 
-fn model() -> ModelConfig {
+pub(super) fn model() -> ModelConfig {
     let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 6,
         "intermediate_size": 10, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 4, "rms_norm_eps": 1e-5}"#;
@@ -17,18 +17,18 @@ fn model() -> ModelConfig {
 }
 
 /// Values that differ everywhere.
-fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
+pub(super) fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
     let (ins, outs) = target.shape(&model());
     let values = |count: usize, from: f32| (0..count).map(|i| from + i as f32 / 7.0).collect();
     Lora { a: values(ins * rank, 0.1), b: values(rank * outs, -3.0), rank, scale, magnitude: None }
 }
 
-fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
+pub(super) fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
     Adapter::new(keys.iter().map(|&(layer, target)| ((layer, target), lora(target, 3, 0.3))))
 }
 
 /// An adapter of DoRA's, with magnitudes that differ everywhere.
-fn dora(keys: &[(usize, Target)]) -> AdapterTensors {
+pub(super) fn dora(keys: &[(usize, Target)]) -> AdapterTensors {
     Adapter::new(keys.iter().map(|&key| (key, lora_with_magnitude(key.1))))
 }
 

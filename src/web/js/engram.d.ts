@@ -277,7 +277,7 @@ export interface AdapterInfo {
 export interface Adapters {
     /**
      * Loads the two files of an adapter (`adapter_config.json` and the safetensors beside it, MLX's
-     * or PEFT's) under `name`, replacing one of that name.
+     * or PEFT's), or llama.cpp's one, a GGUF LoRA, under `name`, replacing one of that name.
      */
     load(name: string, files: readonly (File | NamedFile)[]): Promise<AdapterInfo>;
     /** Makes it the default of every generation. */
@@ -405,7 +405,11 @@ export function formatPatterns(patterns: readonly Pattern[]): Promise<string>;
 export function checkPatterns(patterns: readonly Pattern[]): Promise<DataProblem[]>;
 /** The inputs that augmentation makes of a pattern, the pattern's own first. */
 export function augmentPattern(pattern: Pattern): Promise<string[]>;
-/** Reads examples (JSON lines). Throws `data` with the file and line. */
+/**
+ * Reads examples by the end of the name: `.json` is an array or lines, `.csv` has a line of column
+ * names, all else is JSON lines. ShareGPT's and Alpaca's records become chats. Throws `data` or
+ * `format` with the file and the line or row.
+ */
 export function parseExamples(name: string, text: string): Promise<TrainingExample[]>;
 /** Divides patterns into training, validation and test data. */
 export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig): Promise<Splits>;

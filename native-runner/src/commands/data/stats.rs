@@ -7,7 +7,7 @@ use clap::Args;
 use engram::data::batch::{BatchConfig, BatchSet, Semantics};
 use engram::data::file::RecordFile;
 use engram::data::stats::{self, EpochStats, Overlap, Repeats, SetStats};
-use engram::data::tokens::{Example, LossOn};
+use engram::data::tokens::LossOn;
 use engram::generate::Encoder;
 use serde_json::{Value, json};
 
@@ -88,7 +88,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     encoder.set_time(session::now());
     let counted = sets
         .into_iter()
-        .map(|(set, files)| count(set, files, &encoder, options, limit))
+        .map(|(set, files)| count(set, files, &encoder, options, limit, terminal))
         .collect::<Result<Vec<_>>>()?;
 
     let mut out = std::io::stdout().lock();
@@ -121,23 +121,20 @@ fn count(
     encoder: &Encoder,
     options: &Options,
     limit: usize,
+    terminal: Terminal,
 ) -> Result<Counted> {
     let loss_on = match (options.mask_prompt, options.assistant_only_loss) {
         (true, _) => LossOn::LastMessage,
         (_, true) => LossOn::Assistant,
         _ => LossOn::Everything,
     };
-    let (mut examples, mut over_long) = (Vec::<Example>::new(), Vec::new());
-    for file in &files {
-        let of_file = file.tokenize(encoder, loss_on)?;
-        for (i, example) in of_file.iter().enumerate() {
-            let length = example.ids.len();
-            if length > limit {
-                over_long.push((file.place(i), length));
-            }
-        }
-        examples.extend(of_file);
-    }
+    let examples = dataset::tokenize(&files, encoder, loss_on, terminal)?;
+    let places = files.iter().flat_map(|file| (0..file.records.len()).map(move |i| (file, i)));
+    let over_long = places
+        .zip(examples.iter().map(|example| example.ids.len()))
+        .filter(|(_, length)| *length > limit)
+        .map(|((file, i), length)| (file.place(i), length))
+        .collect();
     let stats = stats::of(&records(&files), &examples, limit);
     // Other sets may be smaller than a batch, but nothing is trained on less.
     let batch_size = match set {

@@ -41,8 +41,9 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Protocol::Honest)]
     protocol: Protocol,
 
-    /// Folder with a trained adapter, compared with the model alone; may be given several times
-    #[arg(long, value_name = "FOLDER")]
+    /// A trained adapter (a folder or a GGUF LoRA file), compared with the model alone; may be given
+    /// several times
+    #[arg(long, value_name = "PATH")]
     adapter_path: Vec<PathBuf>,
 
     /// Name of an adapter in the report, in their order; else that of its folder

@@ -133,10 +133,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
         #[cfg(feature = "burn")]
         Model::Burn(model) => {
             use engram::burn::{Bottleneck, DoraModule, LoraModule};
-            ensure!(
-                start.config.modules_to_save.is_empty(),
-                "--modules-to-save needs --engine wgpu"
-            );
+            engram::train::BurnLearner::<LoraModule>::check(&start.config)?;
             match start.config.adapter_type {
                 AdapterType::Lora | AdapterType::Rslora => {
                     run_on(global, engine, options, start.on_burn::<LoraModule>(model)?)
@@ -347,7 +344,7 @@ impl Run<'_> {
                 "iteration": iteration,
                 "train_loss": loss,
                 "gradient_norm": gradient_norm,
-                "learning_rate": trainer.config().learning_rate,
+                "learning_rate": trainer.learning_rate(),
                 "iterations_per_second": its,
                 "tokens_per_second": rate,
                 "trained_tokens": trained_tokens,

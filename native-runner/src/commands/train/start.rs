@@ -20,7 +20,7 @@ use engram::train::{
 
 use super::{Format, Options};
 use crate::adapter;
-use crate::dataset::Data;
+use crate::dataset::{self, Data};
 use crate::terminal::Terminal;
 
 /// The file a run goes on from.
@@ -58,7 +58,7 @@ impl Start {
         );
         let initial = match &options.init_adapter {
             Some(folder) => {
-                let adapter = adapter::read_folder(folder)?;
+                let adapter = adapter::read_for(folder, engine.config())?;
                 if let AnyAdapter::Lora(tensors) = &adapter {
                     tensors.check(&folder.display().to_string(), engine.config())?;
                     take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
@@ -188,10 +188,7 @@ fn data(
     let Data { train, valid } =
         options.data.read(config.val_batches != 0, config.seed, terminal)?;
     let set = |files: &[RecordFile], name: &str| -> Result<BatchSet> {
-        let mut examples = Vec::new();
-        for file in files {
-            examples.append(&mut file.tokenize(engine, config.loss_on())?);
-        }
+        let examples = dataset::tokenize(files, engine, config.loss_on(), terminal)?;
         let set = BatchSet::new(examples, config.batch_config()).with_context(|| match files {
             [one] => one.name.clone(),
             _ => format!("the {name} set"),
