@@ -256,6 +256,11 @@ impl<L: Learner> Trainer<L> {
         self.iteration
     }
 
+    /// Whether there is something to validate it on.
+    pub fn is_validated(&self) -> bool {
+        self.valid.is_some() && self.config.val_batches != 0
+    }
+
     /// The step size of the last update, or before one, of the first.
     pub fn learning_rate(&self) -> f32 {
         self.config.rate(self.updates.saturating_sub(1))

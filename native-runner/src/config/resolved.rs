@@ -34,10 +34,11 @@ pub fn resolved(
             "tensorboard",
             options.tensorboard.as_ref().map(|folder| folder.as_deref().map_or(json!(true), path)),
         ),
+        ("epochs", options.settings.epochs.map(|epochs| json!(epochs))),
         ("metrics", options.metrics.as_deref().map(path)),
     ];
     let mut file = Map::new();
-    let own = own.into_iter().chain(options.data.settings());
+    let own = own.into_iter().chain(options.data.settings()).chain(options.watch.settings());
     let own = own.filter_map(|(option, value)| Some((option.to_owned(), value?)));
     // By way of a text, so that an f32 keeps its few digits.
     let mut trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
@@ -59,6 +60,8 @@ pub fn resolved(
         let is_absent = match option.as_str() {
             "rank" | "keys" => config.adapter_type == AdapterType::Full,
             "scale" => matches!(config.adapter_type, AdapterType::Bottleneck | AdapterType::Full),
+            // How many those are is known when the data is.
+            "iters" => options.settings.epochs.is_some(),
             "modules_to_save" => config.modules_to_save.is_empty(),
             "weight_decay" => config.optimizer == Optimizer::Adam,
             "betas" | "eps" | "bias_correction" => !is_adam,
