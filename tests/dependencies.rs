@@ -14,6 +14,8 @@ const ALLOWED: &[&str] = &[
     "BSD-2-Clause",
     "BSD-3-Clause",
     "BSL-1.0",
+    // A dedication to the public; what a crate of the native runner's would build on in a page.
+    "CC0-1.0",
     // The certificates of the native runner's TLS: data.
     "CDLA-Permissive-2.0",
     "ISC",

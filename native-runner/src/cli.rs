@@ -6,7 +6,7 @@ use engram::kernels::kv::KvType;
 
 use crate::commands::{
     bench, chat, convert, data, demo, devices, doctor, eval, fetch, fuse, generate, inspect,
-    logits, pipeline, train,
+    logits, merge, pipeline, runs, sweep, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -190,6 +190,15 @@ pub enum Command {
     /// Train a LoRA adapter
     #[command(after_help = train::EXAMPLES)]
     Train(Box<train::Options>),
+    /// List training runs, or compare some
+    #[command(after_help = runs::EXAMPLES)]
+    Runs(runs::Options),
+    /// Train once for every combination of some settings
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::Options),
+    /// Join what the parts of an evaluation or of a sweep gave
+    #[command(after_help = merge::EXAMPLES)]
+    Merge(merge::Options),
     /// Compare the model and trained adapters on a test set
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Options),

@@ -1,7 +1,8 @@
 //! What the program says on stderr: notes, progress, the log.
 
 pub mod columns;
-mod steps;
+mod plot;
+pub mod steps;
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;
@@ -22,6 +23,12 @@ pub struct Terminal {
 impl Terminal {
     pub fn new(global: &Global) -> Self {
         Self { quiet: global.quiet }
+    }
+
+    /// One that says nothing.
+    #[cfg(test)]
+    pub fn silent() -> Self {
+        Self { quiet: true }
     }
 
     /// A line for the user, unless quiet.

@@ -4,7 +4,7 @@ use super::{Bench, Counts, Figure};
 use crate::Result;
 use crate::data::batch::BatchSet;
 use crate::data::split::{Protocol, SplitConfig, build};
-use crate::data::tokens::Example;
+use crate::data::tokens::{Example, LossOn};
 use crate::data::{patterns, tokens};
 use crate::generate::Model;
 use crate::train::{Event, GpuLearner, Learner, TrainConfig, TrainData, Trainer};
@@ -95,12 +95,12 @@ impl Bench<'_> {
         let examples = match texts {
             Some((batch, length)) => (0..batch)
                 // The last token is a target alone.
-                .map(|i| Ok(Example { ids: self.text(length + 1, i, 0)?, prompt_len: 0 }))
+                .map(|i| Ok(Example::new(self.text(length + 1, i, 0)?, 0)))
                 .collect::<Result<_>>()?,
             None => {
                 let split = SplitConfig { protocol: Protocol::HeldOut, ..SplitConfig::default() };
                 let records = build(&patterns::read(&patterns::BUNDLED)?, &split)?.train;
-                tokens::tokenize("train", &records, self.engine, false)?
+                tokens::tokenize("train", &records, self.engine, LossOn::Everything)?
             }
         };
         let data = TrainData::new(BatchSet::new(examples, config.batch_config())?, None, shape)?;

@@ -109,7 +109,7 @@ impl BatchSet {
         match semantics {
             Semantics::Engram => {
                 let before = set.examples.len();
-                set.examples.retain(|e| e.prompt_len.max(1) < e.ids.len().min(max_seq_length));
+                set.examples.retain(|e| e.trained(max_seq_length) > 0);
                 set.left_out = before - set.examples.len();
                 if set.examples.is_empty() {
                     return Err(Error::invalid(format!(
@@ -235,7 +235,7 @@ impl Batch {
             let last_key = first_key + position as u32;
             self.tokens.push(Token { id, position: position as u32, first_key, last_key });
             let step = position + 1;
-            let trained = step >= example.prompt_len;
+            let trained = example.has_loss(step);
             let id = ids.get(step).copied().unwrap_or(0);
             self.targets.push(Target { id, weight: f32::from(u8::from(trained)) });
             self.trained += usize::from(trained);
@@ -251,7 +251,7 @@ mod tests {
 
     fn set(semantics: Semantics, examples: &[(&[u32], usize)], max: usize) -> Result<BatchSet> {
         let examples =
-            examples.iter().map(|&(ids, prompt_len)| Example { ids: ids.to_vec(), prompt_len });
+            examples.iter().map(|&(ids, prompt_len)| Example::new(ids.to_vec(), prompt_len));
         let config = BatchConfig { semantics, batch_size: 2, max_seq_length: max, seed: 0 };
         BatchSet::new(examples.collect(), config)
     }
@@ -300,6 +300,28 @@ mod tests {
     }
 
     #[test]
+    fn masked_ids_carry_no_loss_wherever_they_are() {
+        let example = Example { ids: (1..=9).collect(), prompt_len: 2, masked: vec![4..6, 8..9] };
+        for (semantics, expected) in [
+            (Semantics::Engram, vec![0, 1, 1, 0, 0, 1, 1, 0]),
+            // With the pad behind the last id.
+            (Semantics::Mlx, vec![0, 1, 1, 0, 0, 1, 1, 0, 1]),
+        ] {
+            let config = BatchConfig { semantics, batch_size: 1, max_seq_length: 100, seed: 0 };
+            let batch = BatchSet::new(vec![example.clone()], config).unwrap().pack(&[0]);
+            let weights: Vec<u8> =
+                batch.targets.iter().map(|target| u8::from(target.weight > 0.0)).collect();
+            assert_eq!(weights, expected);
+            assert_eq!(batch.trained, expected.iter().filter(|&&weight| weight == 1).count());
+        }
+        // Cut where nothing with loss is left, it is left out.
+        let example = Example { prompt_len: 0, masked: vec![0..3, 3..5], ..example };
+        let config =
+            BatchConfig { semantics: Semantics::Engram, batch_size: 1, max_seq_length: 5, seed: 0 };
+        assert!(BatchSet::new(vec![example], config).is_err());
+    }
+
+    #[test]
     fn long_and_untrained_examples_are_counted() {
         let examples: [(&[u32], usize); 3] = [(&[1, 2, 3, 4], 0), (&[1, 2], 2), (&[7], 0)];
         let set = set(Semantics::Engram, &examples, 3).unwrap();
@@ -324,7 +346,7 @@ mod tests {
             max_seq_length: 9,
             seed,
         };
-        let one = vec![Example { ids: vec![1, 2], prompt_len: 0 }];
+        let one = vec![Example::new(vec![1, 2], 0)];
         assert!(message(BatchSet::new(one.clone(), config(0, 0))).starts_with("batch size is 0"));
         assert!(message(BatchSet::new(one, config(1, 1 << 32))).starts_with("seed 4294967296"));
     }

@@ -1,89 +1,13 @@
-//! Data sets as JSON lines, in the forms that MLX-LM reads.
+//! Data sets as JSON lines: one record an object, one object a line, all lines of a file in one of
+//! the forms of [`super::record`].
 //!
-//! One JSON object a line, all lines of a file in one form:
-//!
-//! - chat: `{"messages": [{"role": "user", "content": "…"}, …], "tools": […]}` (`tools` optional);
-//! - completions: `{"prompt": "…", "completion": "…"}` (and `tools`);
-//! - text: `{"text": "…"}`.
-//!
-//! Other keys are ignored, except `category`, by which results are grouped. Blank lines may stand
-//! only at the end, so record `i` of a file is its line `i + 1`.
+//! Blank lines may stand only at the end, so record `i` of a file is its line `i + 1`.
 
-use serde_json::{Map, Value, json};
+use serde_json::Value;
 
-pub use crate::text::Message;
+pub use super::record::{Body, Message, Record};
+use super::record::{Features, push};
 use crate::{Error, Result};
-
-/// What a record holds.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Body {
-    /// A conversation.
-    Chat {
-        /// At least one message.
-        messages: Vec<Message>,
-        /// The tools on offer, as the chat template takes them.
-        tools: Option<Vec<Value>>,
-    },
-    /// A prompt and what follows it, trained on as a chat of one user and one assistant message.
-    Completion {
-        /// The user's message.
-        prompt: String,
-        /// The assistant's message.
-        completion: String,
-        /// The tools on offer, as the chat template takes them.
-        tools: Option<Vec<Value>>,
-    },
-    /// Text as it is, without a template.
-    Text(String),
-}
-
-/// One line of a data set.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Record {
-    /// What it holds.
-    pub body: Body,
-    /// The key `category`, by which evaluation groups.
-    pub category: Option<String>,
-}
-
-impl Record {
-    /// A chat of one question and its answer.
-    pub fn chat(user: &str, assistant: &str, category: Option<&str>) -> Self {
-        let messages = vec![Message::new("user", user), Message::new("assistant", assistant)];
-        Self { body: Body::Chat { messages, tools: None }, category: category.map(Into::into) }
-    }
-
-    fn to_json(&self) -> Value {
-        let mut line = self.body.to_json();
-        if let Some(category) = &self.category {
-            line["category"] = json!(category);
-        }
-        line
-    }
-}
-
-impl Body {
-    fn to_json(&self) -> Value {
-        let (mut line, tools) = match self {
-            Body::Chat { messages, tools } => (json!({ "messages": messages }), tools.as_ref()),
-            Body::Completion { prompt, completion, tools } => {
-                (json!({ "prompt": prompt, "completion": completion }), tools.as_ref())
-            }
-            Body::Text(text) => (json!({ "text": text }), None),
-        };
-        if let Some(tools) = tools {
-            line["tools"] = json!(tools);
-        }
-        line
-    }
-}
-
-/// The line of a record without a category.
-impl std::fmt::Display for Body {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.to_json().fmt(f)
-    }
-}
 
 /// Writes records as JSON lines, each ended by a line feed.
 pub fn to_jsonl(records: &[Record]) -> String {
@@ -98,6 +22,11 @@ pub fn to_jsonl(records: &[Record]) -> String {
 /// [`Error::Data`] with the line that is not JSON, not UTF-8, in none of the forms, or in another
 /// form than the lines before; [`Error::Format`] where there is no record at all.
 pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Record>> {
+    parse_as(name, bytes, &Features::default())
+}
+
+/// As [`parse`], from columns of other names.
+pub(super) fn parse_as(name: &str, bytes: &[u8], features: &Features) -> Result<Vec<Record>> {
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
     let mut records: Vec<Record> = Vec::new();
     let mut blank = None;
@@ -110,17 +39,9 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Record>> {
         if let Some(blank) = blank {
             return Err(Error::data(name, blank, "blank line between records; remove it"));
         }
-        let record = parse_line(line).map_err(|problem| Error::data(name, number, problem))?;
-        if let Some(first) = records.first() {
-            let (first, this) = (form(&first.body), form(&record.body));
-            if first != this {
-                let problem = format!(
-                    "a {this} record in a file of {first} records; use one form for the whole file"
-                );
-                return Err(Error::data(name, number, problem));
-            }
-        }
-        records.push(record);
+        parse_line(line, features)
+            .and_then(|record| push(&mut records, record))
+            .map_err(|problem| Error::data(name, number, problem))?;
     }
     if records.is_empty() {
         return Err(Error::format(name, "no records; write one JSON object a line"));
@@ -128,90 +49,21 @@ pub fn parse(name: &str, bytes: &[u8]) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-fn form(body: &Body) -> &'static str {
-    match body {
-        Body::Chat { .. } => "chat",
-        Body::Completion { .. } => "completions",
-        Body::Text(_) => "text",
-    }
-}
-
-fn parse_line(line: &[u8]) -> Result<Record, String> {
+fn parse_line(line: &[u8], features: &Features) -> Result<Record, String> {
     let line = std::str::from_utf8(line).map_err(|_| "not UTF-8; save the file as UTF-8")?;
-    let value: Value = serde_json::from_str(line).map_err(|error| {
-        // serde_json counts lines within the one line it was given.
-        let column = error.column();
-        let text = error.to_string();
-        let text = text.split(" at line ").next().unwrap_or_default();
-        format!("not JSON: {text} at column {column}")
-    })?;
-    let Value::Object(mut keys) = value else {
-        return Err("not a JSON object; write one object a line".into());
-    };
-    let category = match keys.remove("category") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(category)) => Some(category),
-        Some(_) => return Err("`category` is not a string".into()),
-    };
-    let tools = match keys.remove("tools") {
-        None | Some(Value::Null) => None,
-        Some(Value::Array(tools)) => Some(tools),
-        Some(_) => return Err("`tools` is not a list".into()),
-    };
-    // MLX-LM looks for the forms in this order.
-    let body = if keys.contains_key("prompt") && keys.contains_key("completion") {
-        let prompt = text(&mut keys, "prompt")?;
-        let completion = text(&mut keys, "completion")?;
-        Body::Completion { prompt, completion, tools }
-    } else if let Some(messages) = keys.remove("messages") {
-        Body::Chat { messages: parse_messages(messages)?, tools }
-    } else if keys.contains_key("text") {
-        let text = text(&mut keys, "text")?;
-        if text.is_empty() {
-            return Err("`text` is empty".into());
-        }
-        Body::Text(text)
-    } else {
-        let found: Vec<&str> = keys.keys().map(String::as_str).collect();
-        return Err(format!(
-            "a record has `messages`, or `prompt` and `completion`, or `text`; found {found:?}"
-        ));
-    };
-    Ok(Record { body, category })
-}
-
-fn text(keys: &mut Map<String, Value>, key: &str) -> Result<String, String> {
-    match keys.remove(key) {
-        Some(Value::String(text)) => Ok(text),
-        _ => Err(format!("`{key}` is not a string")),
+    // serde_json counts lines within the one line it was given.
+    let value: Value = serde_json::from_str(line).map_err(|error| not_json(&error))?;
+    match value {
+        Value::Object(columns) => Record::from_columns(columns, features),
+        _ => Err("not a JSON object; write one object a line".into()),
     }
 }
 
-fn parse_messages(value: Value) -> Result<Vec<Message>, String> {
-    let Value::Array(values) = value else {
-        return Err("`messages` is not a list".into());
-    };
-    if values.is_empty() {
-        return Err("`messages` is empty".into());
-    }
-    let parse = |(i, value)| {
-        parse_message(value).map_err(|problem| format!("message {}: {problem}", i + 1))
-    };
-    values.into_iter().enumerate().map(parse).collect()
-}
-
-fn parse_message(value: Value) -> Result<Message, String> {
-    let Value::Object(mut keys) = value else {
-        return Err("not a JSON object".into());
-    };
-    let role = text(&mut keys, "role")?;
-    // A call of a tool comes with `"content": null`, or without the key.
-    let content = match keys.remove("content") {
-        Some(Value::String(content)) => Some(content),
-        None | Some(Value::Null) if keys.contains_key("tool_calls") => None,
-        _ => return Err("`content` is not a string".into()),
-    };
-    Ok(Message { role, content, extra: keys })
+/// What is wrong, without the line.
+pub(super) fn not_json(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" at line ").next().unwrap_or_default();
+    format!("not JSON: {text} at column {}", error.column())
 }
 
 #[cfg(test)]
@@ -219,6 +71,7 @@ mod tests {
     use super::*;
     use crate::testing::test;
     use proptest::prelude::*;
+    use serde_json::json;
 
     #[test]
     fn reads_the_three_forms() {
@@ -267,7 +120,7 @@ mod tests {
                 "{\"prompt\":\"a\",\"completion\":\"b\"}",
                 "x:2: a completions record in a file of text records",
             ),
-            ("{\"text\":\"a\",\"category\":3}", "x:2: `category` is not a string"),
+            ("{\"text\":\"a\",\"category\":[3]}", "x:2: `category` is not a string"),
         ];
         for (line, expected) in cases {
             let error = parse("x", format!("{ok}{line}\n").as_bytes()).unwrap_err().to_string();

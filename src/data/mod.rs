@@ -10,9 +10,12 @@
 
 pub mod augment;
 pub mod batch;
+mod csv;
+pub mod file;
 pub mod jsonl;
 pub mod patterns;
 pub mod random;
+pub mod record;
 pub mod source;
 pub mod split;
 pub mod stats;

@@ -175,9 +175,8 @@ mod tests {
     }
 
     fn examples(value: &Value) -> Vec<Example> {
-        let one = |row: &Value| Example {
-            ids: numbers(&row["ids"]),
-            prompt_len: row["offset"].as_u64().unwrap() as usize,
+        let one = |row: &Value| {
+            Example::new(numbers(&row["ids"]), row["offset"].as_u64().unwrap() as usize)
         };
         value.as_array().unwrap().iter().map(one).collect()
     }
@@ -245,8 +244,7 @@ mod tests {
     }
 
     fn set(semantics: Semantics, count: u32, batch_size: usize) -> BatchSet {
-        let examples =
-            (0..count).map(|i| Example { ids: vec![100 + i, 7, 8], prompt_len: 0 }).collect();
+        let examples = (0..count).map(|i| Example::new(vec![100 + i, 7, 8], 0)).collect();
         BatchSet::new(examples, BatchConfig { semantics, batch_size, max_seq_length: 64, seed: 3 })
             .unwrap()
     }

@@ -131,6 +131,26 @@ fn held_out(patterns: &[Pattern], config: &SplitConfig, rng: &mut SplitMix64) ->
     }
 }
 
+/// Marks a share of `count` records, rounded up and at least one, to be held out of training for
+/// validation. The same seed marks the same ones.
+///
+/// # Errors
+/// A share that is not between 0 and 1, one that leaves nothing to train on.
+pub fn hold_out(count: usize, fraction: f64, seed: u64) -> Result<Vec<bool>> {
+    if !(fraction > 0.0 && fraction < 1.0) {
+        return Err(Error::invalid(format!("val-split is {fraction}; it is between 0 and 1")));
+    }
+    let held = share(count, fraction).max(1);
+    if held >= count {
+        return Err(Error::invalid(format!(
+            "val-split {fraction} of {count} records leaves none to train on; lower it"
+        )));
+    }
+    let mut marks: Vec<bool> = (0..count).map(|i| i < held).collect();
+    SplitMix64::new(seed).shuffle(&mut marks);
+    Ok(marks)
+}
+
 /// `fraction` of `n`, rounded up. The small number absorbs what a product such as `10 · 0.7` has
 /// too much.
 fn share(n: usize, fraction: f64) -> usize {
@@ -250,6 +270,20 @@ mod tests {
             let config = SplitConfig { valid_fraction: fraction, ..SplitConfig::default() };
             assert!(build(&ours(), &config).is_err());
         }
+    }
+
+    #[test]
+    fn a_share_is_held_out_by_the_seed() {
+        let marks = hold_out(25, 0.1, 3).unwrap();
+        assert_eq!((marks.len(), marks.iter().filter(|&&held| held).count()), (25, 3));
+        assert_eq!(marks, hold_out(25, 0.1, 3).unwrap());
+        assert_ne!(marks, hold_out(25, 0.1, 4).unwrap());
+        assert_eq!(hold_out(2, 1e-9, 0).unwrap().iter().filter(|&&held| held).count(), 1);
+        for (count, fraction) in [(9, 0.0), (9, 1.0), (9, -0.1), (9, f64::NAN), (1, 0.5), (0, 0.5)]
+        {
+            assert!(hold_out(count, fraction, 0).is_err(), "{fraction} of {count}");
+        }
+        assert!(hold_out(4, 0.8, 0).unwrap_err().to_string().contains("leaves none"));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The questions of an evaluation, and how a data file becomes them.
 
+use crate::data::file::RecordFile;
 use crate::data::jsonl::{Body, Message, Record};
 use crate::{Error, Result};
 
@@ -47,6 +48,19 @@ impl Example {
             from_body(&record.body, category).map_err(|problem| Error::data(name, i + 1, problem))
         };
         records.iter().enumerate().map(example).collect()
+    }
+
+    /// The questions in a file, as [`Self::from_records`].
+    ///
+    /// # Errors
+    /// What it says, with the record's place in the file.
+    pub fn from_file(file: &RecordFile) -> Result<Vec<Self>> {
+        let example = |(i, record): (usize, &Record)| {
+            let category = record.category.as_deref().unwrap_or(NO_CATEGORY);
+            from_body(&record.body, category)
+                .map_err(|problem| Error::format(file.place(i), problem))
+        };
+        file.records.iter().enumerate().map(example).collect()
     }
 
     /// How many of `examples` the training set repeats: the same answer to a prompt that ends with

@@ -1,5 +1,7 @@
 //! Text and chats to a model's token ids: what of a model needs no GPU.
 
+use std::ops::Range;
+
 use serde_json::Value;
 
 use crate::data::tokens::Encode;
@@ -60,6 +62,16 @@ impl Encode for Encoder {
         tools: Option<&[Value]>,
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
+        // The template writes the special tokens itself.
+        self.tokenizer.encode(&self.render(messages, tools, add_generation_prompt)?, false)
+    }
+
+    fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let Some(template) = &self.template else {
             return Err(Error::invalid(
                 "the model has no chat template; use a raw prompt, or a model with one",
@@ -71,8 +83,11 @@ impl Encode for Encoder {
             now: self.now,
             ..Default::default()
         };
-        // The template writes the special tokens itself.
-        self.tokenizer.encode(&template.render_with(messages, &options)?, false)
+        template.render_with(messages, &options)
+    }
+
+    fn offsets(&self, rendered: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        self.tokenizer.encode_with_offsets(rendered)
     }
 
     fn text(&self, text: &str) -> Result<Vec<u32>> {

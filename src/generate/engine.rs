@@ -1,5 +1,6 @@
 //! A model with everything that turns text into its tokens and back.
 
+use std::ops::Range;
 use std::rc::Rc;
 
 use serde_json::Value;
@@ -131,6 +132,19 @@ impl Encode for Engine {
         add_generation_prompt: bool,
     ) -> Result<Vec<u32>> {
         self.encoder.chat(messages, tools, add_generation_prompt)
+    }
+
+    fn render(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.encoder.render(messages, tools, add_generation_prompt)
+    }
+
+    fn offsets(&self, rendered: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        self.encoder.offsets(rendered)
     }
 
     fn text(&self, text: &str) -> Result<Vec<u32>> {

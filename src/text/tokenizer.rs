@@ -1,6 +1,7 @@
 //! The tokenizer: text to ids and back.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -58,6 +59,7 @@ impl Tokenizer {
             file[key] = Value::Null;
         }
         file["model"]["dropout"] = Value::Null;
+        keep_offsets(&mut file["post_processor"]);
         let tokenizer = serde_json::from_value(file)
             .map_err(|error| Error::format(name, format!("not a usable tokenizer: {error}")))?;
         Ok(Self::new(tokenizer, decoding, None))
@@ -126,6 +128,21 @@ impl Tokenizer {
         Ok(bos.into_iter().chain(encoding.get_ids().iter().copied()).collect())
     }
 
+    /// The ids of a text without special tokens around it, each with the bytes that it stands for;
+    /// those of one character that are several ids are each of the whole character.
+    ///
+    /// # Errors
+    /// As [`Self::encode`].
+    pub fn encode_with_offsets(&self, text: &str) -> Result<Vec<(u32, Range<usize>)>> {
+        let encoding = self
+            .inner
+            .tokenizer
+            .encode(text, false)
+            .map_err(|error| Error::invalid(format!("can't tokenise the text: {error}")))?;
+        let offsets = encoding.get_offsets().iter().map(|&(begin, end)| begin..end);
+        Ok(encoding.get_ids().iter().copied().zip(offsets).collect())
+    }
+
     /// The text of some ids; bytes that are not UTF-8 become replacement characters.
     ///
     /// # Errors
@@ -179,6 +196,16 @@ impl Tokenizer {
                 self.vocab_size()
             ))
         })
+    }
+}
+
+/// Has a post-processor leave white space in the offsets of tokens.
+fn keep_offsets(processor: &mut Value) {
+    if let Some(trim) = processor.get_mut("trim_offsets") {
+        *trim = Value::Bool(false);
+    }
+    if let Some(Value::Array(parts)) = processor.get_mut("processors") {
+        parts.iter_mut().for_each(keep_offsets);
     }
 }
 
@@ -351,5 +378,28 @@ pub(crate) mod tests {
             let error = Tokenizer::from_json("t.json", bytes).unwrap_err().to_string();
             assert!(error.starts_with("t.json: ") && !error.contains('\n'), "{error}");
         }
+    }
+
+    #[test]
+    fn offsets_are_the_bytes_of_each_token() {
+        let text = "<|im_start|> the\n\né  the<|im_end|>";
+        let trims = json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
+        let mut file: Value =
+            serde_json::from_str(&tiny().hugging_face().to_string(false).unwrap()).unwrap();
+        file["post_processor"] = json!({"type": "Sequence", "processors": [trims]});
+        let trimming = Tokenizer::from_json("x", file.to_string().as_bytes()).unwrap();
+        for tokenizer in [tiny(), trimming] {
+            let found = tokenizer.encode_with_offsets(text).unwrap();
+            let ids: Vec<u32> = found.iter().map(|(id, _)| *id).collect();
+            assert_eq!(ids, tokenizer.encode(text, false).unwrap());
+            let parts: Vec<&str> = found.iter().map(|(_, bytes)| &text[bytes.clone()]).collect();
+            assert_eq!(
+                parts,
+                ["<|im_start|>", " the", "\n", "\n", "é", "é", " ", " the", "<|im_end|>"]
+            );
+        }
+        let found = sentencepiece().encode_with_offsets("the the").unwrap();
+        let parts: Vec<Range<usize>> = found.into_iter().map(|(_, bytes)| bytes).collect();
+        assert_eq!(parts, [0..3, 3..7]);
     }
 }

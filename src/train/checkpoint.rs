@@ -30,9 +30,9 @@ pub struct Checkpoint {
     pub interval: Vec<(usize, [f32; 2])>,
     /// Tokens with a loss since the start.
     pub trained_tokens: usize,
-    /// The adapter's parameters, flat.
+    /// What is trained, flat.
     pub parameters: Vec<f32>,
-    /// Adam's first moments.
+    /// Adam's first moments, momentum, Adafactor's means.
     pub first_moments: Vec<f32>,
     /// Adam's second moments.
     pub second_moments: Vec<f32>,
@@ -177,7 +177,7 @@ mod tests {
 
     fn checkpoint() -> Checkpoint {
         let config = TrainConfig { batch_size: 1, ..Default::default() };
-        let examples = vec![Example { ids: vec![1, 2, 3], prompt_len: 1 }];
+        let examples = vec![Example::new(vec![1, 2, 3], 1)];
         let set = BatchSet::new(examples, config.batch_config()).unwrap();
         Checkpoint {
             config,

@@ -5,8 +5,10 @@ use wasm_bindgen::prelude::*;
 
 use super::value::{from_js, json, to_js};
 use crate::data::augment;
+use crate::data::file::RecordFile;
 use crate::data::jsonl::{self, Record};
 use crate::data::patterns::{self, BUNDLED, Pattern};
+use crate::data::record::Features;
 use crate::data::split::{self, Protocol, SplitConfig};
 use crate::{Error, Result};
 
@@ -97,7 +99,8 @@ pub fn augment_pattern(pattern: JsValue) -> Result<JsValue, JsValue> {
 /// `parseExamples` of the contract.
 #[wasm_bindgen(js_name = parseExamples)]
 pub fn parse_examples(name: &str, text: &str) -> Result<js_sys::Array, JsValue> {
-    Ok(to_array(&jsonl::parse(name, text.as_bytes())?)?)
+    let file = RecordFile::parse(name, text.as_bytes(), &Features::default())?;
+    Ok(to_array(&file.records)?)
 }
 
 /// `SplitConfig` of the contract.

@@ -7,7 +7,7 @@ use engram::data::batch::{BatchSet, Semantics};
 use engram::data::{jsonl, tokens};
 use engram::gpu::Context;
 use engram::model::{AdapterTensors, GpuLlama};
-use engram::train::{Checkpoint, Event, Optimizer, TrainConfig, Trainer};
+use engram::train::{Checkpoint, Event, LrSchedule, Optimizer, TrainConfig, Trainer};
 use serde_json::Value;
 
 /// Every event until the run ends or the last of `count` iterations is done.
@@ -77,6 +77,75 @@ async fn adam_and_adamw_take_pytorchs_steps() {
     }
 }
 
+#[async_test]
+async fn the_other_rules_take_mlxs_steps() {
+    let context = context().await;
+    let model = load(&context, &open_folder("tiny").await, None).await;
+    let batch = Golden::open("tiny_lora_grads_last2_r4.safetensors");
+    let initial = peft_adapter(&batch, "lora.", 1..3, 4, 2.5);
+    let golden = golden_json("tiny_optimizers.json");
+    let base = TrainConfig {
+        rank: 4,
+        scale: 2.5,
+        num_layers: 2,
+        batch_size: 3,
+        iters: 11,
+        learning_rate: golden["learning_rate"].as_f64().expect("a number") as f32,
+        steps_per_report: 1,
+        ..Default::default()
+    };
+    let of = |optimizer, weight_decay| TrainConfig { optimizer, weight_decay, ..base.clone() };
+    let momentum = |config, momentum, nesterov| TrainConfig {
+        momentum: Some(momentum),
+        nesterov: Some(nesterov),
+        ..config
+    };
+    let (relative_step, scale_parameter) = (false, false);
+    let runs = [
+        ("sgd", of(Optimizer::Sgd, 0.0)),
+        ("sgd_momentum", momentum(of(Optimizer::Sgd, 0.1), 0.9, false)),
+        ("sgd_nesterov", momentum(of(Optimizer::Sgd, 0.0), 0.9, true)),
+        ("adafactor", of(Optimizer::Adafactor, 0.0)),
+        (
+            "adafactor_rate",
+            TrainConfig { relative_step, scale_parameter, ..of(Optimizer::Adafactor, 0.1) },
+        ),
+        ("muon", of(Optimizer::Muon, 0.01)),
+        ("muon_plain", momentum(of(Optimizer::Muon, 0.0), 0.5, false)),
+    ];
+    assert_eq!(runs.len(), golden["runs"].as_object().expect("runs").len());
+    for (name, config) in runs {
+        let losses = f64s(&golden["runs"][name]["losses"]);
+        let set = || BatchSet::new(golden_examples(&batch), config.batch_config()).unwrap();
+        let mut trainer = Trainer::new(&context, &model, &initial, set(), None, &config).unwrap();
+        let mut found = events(&mut trainer, 6).await;
+        // It goes on from a checkpoint as if it had not stopped.
+        let bytes = trainer.save().await.unwrap().to_bytes().unwrap();
+        let checkpoint = Checkpoint::from_bytes(name, &bytes).unwrap();
+        let mut again = Trainer::resume(&context, &model, set(), None, &checkpoint).unwrap();
+        found.extend(events(&mut again, 11).await);
+        assert_eq!(found.len(), losses.len());
+        for (i, event) in found.iter().enumerate() {
+            let Event::Reported { loss, .. } = *event else { panic!("{name}: {event:?}") };
+            assert_near(&format!("{name}, loss {i}"), loss, losses[i], 1e-4 * losses[i]);
+        }
+    }
+}
+
+#[async_test]
+async fn schedules_are_mlxs() {
+    let golden = golden_json("schedules.json");
+    for case in golden["schedules"].as_array().expect("a list") {
+        let schedule: LrSchedule = serde_json::from_value(case["schedule"].clone()).unwrap();
+        schedule.check().unwrap();
+        let config = TrainConfig { lr_schedule: Some(schedule), ..Default::default() };
+        for (update, expected) in f64s(&case["rates"]).into_iter().enumerate() {
+            let what = format!("{}, update {update}", case["schedule"]);
+            assert_near(&what, config.rate(update), expected, 1e-6 * expected + 1e-12);
+        }
+    }
+}
+
 /// What MLX-LM trained on, as one of its runs did.
 struct Mlx {
     context: Context,
@@ -111,7 +180,7 @@ impl Mlx {
         };
         let set = |file: &str| {
             let records = jsonl::parse(file, golden_bytes(&format!("tiny_mlx/{file}")));
-            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.mask_prompt);
+            let examples = tokens::tokenize(file, &records.unwrap(), &engine, config.loss_on());
             BatchSet::new(examples.unwrap(), config.batch_config()).unwrap()
         };
         let (train, valid) = (set("train.jsonl"), set("valid.jsonl"));
@@ -204,6 +273,48 @@ async fn a_resumed_run_gives_the_same_bits() {
     }
 }
 
+/// Many short examples fill one sequence of rows, as packing has it, and none sees another.
+#[async_test]
+async fn a_packed_batch_is_its_examples_one_by_one() {
+    let context = context().await;
+    let report = golden_json("tiny_mlx/report.json");
+    let mut mlx = Mlx::new(&context, &report["runs"]["accumulate"]).await;
+    mlx.initial = hash_adapter(&mlx.model.config, 1..3, 4, 2.5, 0.2);
+    let mut examples = mlx.train.examples().to_vec();
+    // With turns in between that carry no loss.
+    let masked = 3..examples[1].ids.len() - 2;
+    examples[1].masked.extend([masked]);
+    let count = examples.len();
+    let mut found = Vec::new();
+    for batch_size in [count, 1] {
+        let iters = count / batch_size;
+        mlx.config = TrainConfig {
+            semantics: Semantics::Engram,
+            batch_size,
+            iters,
+            grad_accumulation_steps: iters,
+            steps_per_report: iters,
+            steps_per_eval: iters,
+            val_batches: -1,
+            ..mlx.config
+        };
+        for set in [&mut mlx.train, &mut mlx.valid] {
+            *set = BatchSet::new(examples.clone(), mlx.config.batch_config()).unwrap();
+        }
+        let mut trainer = mlx.trainer();
+        let events = events(&mut trainer, iters).await;
+        let (first, last) = (outcome(&events[0]), outcome(events.last().unwrap()));
+        found.push(([first.1, last.1, last.2], trainer.gradients().await.unwrap()));
+    }
+    let [(packed, gradients), (alone, gradients_alone)] = &found[..] else { panic!() };
+    for (what, (found, expected)) in
+        ["validation loss", "training loss", "gradient norm"].iter().zip(packed.iter().zip(alone))
+    {
+        assert_near(what, *found, f64::from(*expected), 1e-5 * f64::from(expected.abs()));
+    }
+    assert_adapters("gradients", gradients, gradients_alone, 1e-4);
+}
+
 #[async_test]
 async fn a_step_submits_once_and_makes_nothing_on_the_device() {
     let context = context().await;
@@ -228,10 +339,4 @@ fn outcome(event: &Event) -> (usize, f32, f32) {
         Event::Reported { iteration, loss, gradient_norm, .. } => (iteration, loss, gradient_norm),
         Event::Stepped { iteration, .. } => (iteration, 0.0, 0.0),
     }
-}
-
-#[track_caller]
-fn assert_near(what: &str, found: f32, expected: f64, tolerance: f64) {
-    let off = (f64::from(found) - expected).abs();
-    assert!(off <= tolerance, "{what}: {found}, {expected} is right");
 }

@@ -6,7 +6,7 @@ use engram::data::tokens::Example;
 use engram::formats::Checkpoint;
 use engram::generate::GpuModel;
 use engram::model::{Adapter, AdapterTensors, AnyAdapter, GpuAdapter, Quantize};
-use engram::ops::Lora;
+use engram::ops::{Lora, WeightGradients};
 use engram::train::{BurnLearner, StepBuffers, StepRecording, TrainConfig, TrainData};
 
 use crate::common::*;
@@ -16,7 +16,7 @@ use crate::{burn_model, on_burn};
 fn examples(vocab: u32) -> Vec<Example> {
     let ids = |length: u32, salt: u32| (0..length).map(|i| (i * 31 + salt) % vocab).collect();
     [(9, 3, 4), (2, 5, 0), (17, 11, 16), (5, 2, 2)]
-        .map(|(length, salt, prompt_len)| Example { ids: ids(length, salt), prompt_len })
+        .map(|(length, salt, prompt_len)| Example::new(ids(length, salt), prompt_len))
         .into()
 }
 
@@ -65,7 +65,8 @@ async fn check(checkpoint: Checkpoint, layers: std::ops::Range<usize>, rank: usi
         let GpuModel { context, llama } = gpu.gpu().unwrap();
         let on_gpu = GpuAdapter::upload(context, &adapter).unwrap();
         let found = context.storage("gradients", (on_gpu.count * 4) as u64).unwrap();
-        StepRecording::new(context, llama, &on_gpu.adapter, &found, &buffers, grad_checkpoint)
+        let onto = (&found, &WeightGradients::default());
+        StepRecording::new(context, llama, &on_gpu.adapter, onto, &buffers, grad_checkpoint)
             .unwrap()
             .recording()
             .submit(step.tokens, 1)

@@ -3,6 +3,7 @@
 use engram::burn::{LoraConfig, LoraModule, fresh};
 use engram::data::batch::{BatchSet, Semantics};
 use engram::data::split::{SplitConfig, build};
+use engram::data::tokens::LossOn;
 use engram::data::{jsonl, patterns, tokens};
 use engram::formats::Checkpoint;
 use engram::generate::{Engine, GpuModel};
@@ -16,7 +17,7 @@ use crate::{burn_model, on_burn};
 
 fn set(engine: &Engine, file: &str, config: &TrainConfig) -> BatchSet {
     let records = jsonl::parse(file, golden_bytes(&format!("tiny_mlx/{file}"))).unwrap();
-    let examples = tokens::tokenize(file, &records, engine, config.mask_prompt).unwrap();
+    let examples = tokens::tokenize(file, &records, engine, config.loss_on()).unwrap();
     BatchSet::new(examples, config.batch_config()).unwrap()
 }
 
@@ -184,7 +185,7 @@ async fn the_first_loss_of_the_experiment_is_that_of_our_kernels() {
     let splits = build(&patterns::read(&patterns::BUNDLED).unwrap(), &SplitConfig::default());
     let records = splits.unwrap().train;
     let data = |engine: &Engine| {
-        let examples = tokens::tokenize("train", &records, engine, false).unwrap();
+        let examples = tokens::tokenize("train", &records, engine, LossOn::Everything).unwrap();
         let set = BatchSet::new(examples, config.batch_config()).unwrap();
         TrainData::new(set, None, engine.config()).unwrap()
     };

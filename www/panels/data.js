@@ -65,7 +65,7 @@ export function start(app) {
         clearNotice(error);
         if (!text.trim()) return false;
         try {
-            if (/\.jsonl?$/.test(name) || text.trimStart().startsWith("{")) {
+            if (/\.(jsonl?|csv)$/i.test(name) || text.trimStart().startsWith("{")) {
                 const all = await parseExamples(name, text);
                 await app.setBrought({ name, all });
                 announce(`${plural(all.length, "example")} from ${name}`);

@@ -13,6 +13,7 @@ use engram::eval::{Candidate as _, EngineCandidate, EvalPrompt, Example, PromptF
 use super::eval;
 use crate::cli::Global;
 use crate::session;
+use crate::terminal::Terminal;
 use crate::terminal::columns::{labelled, side_by_side};
 
 /// Options of `engram demo`.
@@ -59,7 +60,8 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         (false, _) => None,
         (true, None) => Some(held_out(QUICK_PROMPTS)?),
         (true, Some(data)) => {
-            Some(eval::questions::read(data, Some(QUICK_PROMPTS), None)?.examples)
+            let source = eval::questions::Source::path(data);
+            Some(source.read(Some(QUICK_PROMPTS), None, Terminal::new(global))?.examples)
         }
     };
     let engine = session::load_engine(global)?;

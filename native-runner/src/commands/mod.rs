@@ -13,7 +13,10 @@ pub mod fuse;
 pub mod generate;
 pub mod inspect;
 pub mod logits;
+pub mod merge;
 pub mod pipeline;
+pub mod runs;
+pub mod sweep;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -35,6 +38,9 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Inspect(options) => inspect::run(&options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
+        Command::Sweep(options) => sweep::run(&global, &options),
+        Command::Merge(options) => merge::run(&options),
+        Command::Runs(options) => runs::run(&options),
         Command::Pipeline(options) => pipeline::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }

@@ -68,6 +68,7 @@ fn hub_spec() -> HubSpec {
         repository: HUB_REPOSITORY.to_owned(),
         revision: HUB_REVISION.to_owned(),
         file: Some(FILE.to_owned()),
+        is_data_set: false,
     }
 }
 

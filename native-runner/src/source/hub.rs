@@ -108,10 +108,53 @@ impl Hub {
     /// The model in the cache, if it is whole.
     fn cached_model(&self, spec: &HubSpec) -> Option<ModelFiles> {
         let cached = self.cache.repo(repo(spec, &spec.revision));
+        local::find(&cached.pointer_path(&self.cached_commit(spec)?)).ok()
+    }
+
+    /// The names of a repository's files, and the repository at the commit that has them.
+    ///
+    /// Where the hub can't be asked, the files in the cache count as all that there are.
+    pub fn files(&self, spec: &HubSpec, terminal: Terminal) -> Result<(HubSpec, Vec<String>)> {
+        let at = |commit: &str| HubSpec { revision: commit.to_owned(), ..spec.clone() };
+        let api_repo = self.api.repo(repo(spec, &spec.revision));
+        let info = match self.ask(spec, move || api_repo.info()) {
+            Ok(info) => info,
+            Err(error) => {
+                let (commit, files) = self.cached_files(spec).ok_or(error)?;
+                terminal.note(format_args!("{spec}: taking what the cache has of it"));
+                return Ok((at(&commit), files));
+            }
+        };
+        ensure!(is_plain(&info.sha), "{spec}: the server names the commit {:?}", info.sha);
+        let cached = self.cache.repo(repo(spec, &spec.revision));
+        cached.create_ref(&info.sha).with_context(|| format!("{spec}: noting the commit"))?;
+        Ok((at(&info.sha), info.siblings.into_iter().map(|file| file.rfilename).collect()))
+    }
+
+    /// The files of a repository in the cache, and its commit.
+    fn cached_files(&self, spec: &HubSpec) -> Option<(String, Vec<String>)> {
+        let commit = self.cached_commit(spec)?;
+        let root = self.cache.repo(repo(spec, &spec.revision)).pointer_path(&commit);
+        let (mut folders, mut files) = (vec![root.clone()], Vec::new());
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).ok()? {
+                let path = entry.ok()?.path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    let below = path.strip_prefix(&root).ok()?;
+                    files.push(below.to_str()?.replace('\\', "/"));
+                }
+            }
+        }
+        Some((commit, files))
+    }
+
+    /// The commit that a branch in the cache is at.
+    fn cached_commit(&self, spec: &HubSpec) -> Option<String> {
         let folder = self.cache.path().join(repo(spec, &spec.revision).folder_name());
         let commit = std::fs::read_to_string(folder.join("refs").join(&spec.revision)).ok()?;
-        let commit = Some(commit.trim()).filter(|commit| is_plain(commit))?;
-        local::find(&cached.pointer_path(commit)).ok()
+        Some(commit.trim().to_owned()).filter(|commit| is_plain(commit))
     }
 
     /// One file of the repository: the cache's, or downloaded and checked.
@@ -322,7 +365,8 @@ impl Progress for Reported {
 }
 
 fn repo(spec: &HubSpec, revision: &str) -> Repo {
-    Repo::with_revision(spec.repository.clone(), RepoType::Model, revision.to_owned())
+    let kind = if spec.is_data_set { RepoType::Dataset } else { RepoType::Model };
+    Repo::with_revision(spec.repository.clone(), kind, revision.to_owned())
 }
 
 fn variable(name: &str) -> Option<String> {

@@ -15,8 +15,9 @@ use anyhow::Result;
 
 pub use file::FileSource;
 pub use folder::{read_folder, required, side_files};
+pub use hub::Hub;
 pub use local::{WEIGHTS, WEIGHTS_INDEX, ggufs};
-pub use spec::ModelSpec;
+pub use spec::{HubSpec, ModelSpec, is_plain};
 
 use crate::terminal::Terminal;
 

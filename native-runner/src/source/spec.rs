@@ -31,15 +31,25 @@ impl ModelSpec {
     }
 }
 
-/// `hf:ORG/NAME[@REVISION][:FILE]`.
+/// `hf:ORG/NAME[@REVISION][:FILE]`, a model or a data set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HubSpec {
     /// `ORG/NAME`.
     pub repository: String,
     /// A branch, tag or commit.
     pub revision: String,
-    /// A GGUF file of the repository, where it has several.
+    /// A GGUF file of the repository, where it has several; of a data set, a part.
     pub file: Option<String>,
+    /// Which of the two.
+    pub is_data_set: bool,
+}
+
+impl HubSpec {
+    /// A data set, of `ORG/NAME[@REVISION]`.
+    pub fn data_set(text: &str) -> Option<Self> {
+        let spec = parse_hub(text).filter(|spec| spec.file.is_none())?;
+        Some(Self { is_data_set: true, ..spec })
+    }
 }
 
 impl std::fmt::Display for ModelSpec {
@@ -96,6 +106,7 @@ fn parse_hub(text: &str) -> Option<HubSpec> {
         repository: repository.to_owned(),
         revision: revision.to_owned(),
         file: file.map(str::to_owned),
+        is_data_set: false,
     })
 }
 
@@ -116,6 +127,7 @@ mod tests {
             repository: repository.into(),
             revision: revision.into(),
             file: file.map(Into::into),
+            is_data_set: false,
         })
     }
 

@@ -1,4 +1,5 @@
-//! A Hugging Face hub with one repository, `org/name`, that fails when it is told to.
+//! A Hugging Face hub with one repository, `org/name`, a model's or a data set's as it is asked
+//! for, that fails when it is told to.
 
 use std::collections::HashMap;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -120,13 +121,16 @@ fn serve(
             }
         };
         let path = request.split(' ').nth(1).unwrap_or_default();
-        let file = path.strip_prefix("/org/name/resolve/").and_then(|rest| {
+        let kind = path.strip_prefix("/datasets").unwrap_or(path);
+        let file = kind.strip_prefix("/org/name/resolve/").and_then(|rest| {
             let (_, name) = rest.split_once('/')?;
             files.get(name)
         });
         if let Some(Fault::Status(code)) = fault {
             write!(stream, "HTTP/1.1 {code} No\r\nContent-Length: 0\r\n\r\n")?;
-        } else if path.starts_with("/api/models/org/name/revision/") {
+        } else if path.starts_with("/api/models/org/name/revision/")
+            || path.starts_with("/api/datasets/org/name/revision/")
+        {
             let mut names: Vec<&String> = files.keys().collect();
             names.sort();
             let siblings: Vec<String> =

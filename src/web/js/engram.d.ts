@@ -405,7 +405,11 @@ export function formatPatterns(patterns: readonly Pattern[]): Promise<string>;
 export function checkPatterns(patterns: readonly Pattern[]): Promise<DataProblem[]>;
 /** The inputs that augmentation makes of a pattern, the pattern's own first. */
 export function augmentPattern(pattern: Pattern): Promise<string[]>;
-/** Reads examples (JSON lines). Throws `data` with the file and line. */
+/**
+ * Reads examples by the end of the name: `.json` is an array or lines, `.csv` has a line of column
+ * names, all else is JSON lines. ShareGPT's and Alpaca's records become chats. Throws `data` or
+ * `format` with the file and the line or row.
+ */
 export function parseExamples(name: string, text: string): Promise<TrainingExample[]>;
 /** Divides patterns into training, validation and test data. */
 export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig): Promise<Splits>;
@@ -446,6 +450,8 @@ export interface TrainConfig {
     max_seq_length?: number;
     /** Whether only the last message counts; default false. */
     mask_prompt?: boolean;
+    /** Whether every message of the assistant counts and nothing else; default false. */
+    assistant_only_loss?: boolean;
     /** Default 1. */
     grad_accumulation_steps?: number;
     /** Compute blocks twice instead of keeping them; default false. */

@@ -1,6 +1,6 @@
 //! `engram eval`: candidates, compared on one test set.
 
-mod folder;
+pub mod folder;
 mod perplexity;
 pub mod questions;
 mod summary;
@@ -12,12 +12,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum, value_parser};
 use engram::eval::report::{Environment, Training};
-use engram::eval::{EngineCandidate, EvalConfig, Progress, Report, Subject, check_names, evaluate};
+use engram::eval::{
+    EngineCandidate, EvalConfig, Progress, Report, Shard, Subject, check_names, evaluate,
+};
 use engram::generate::Engine;
 
 pub use summary::summary;
 
 use crate::cli::Global;
+use crate::dataset::{DataSpec, FeatureOptions};
 use crate::staged::Staged;
 use crate::terminal::Terminal;
 use crate::{adapter, interrupt, session};
@@ -26,9 +29,13 @@ use perplexity::Texts;
 /// Options of `engram eval`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Test set: a .jsonl file, or a folder with test.jsonl (chat or completions)
-    #[arg(long, value_name = "FOLDER|FILE", required_unless_present = "perplexity")]
-    data: Option<PathBuf>,
+    /// Test set: files (.jsonl, .json, .csv, .parquet), a folder with test.jsonl or the like, or a
+    /// data set of the hub: hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT|:FILES]; chats or completions
+    #[arg(long, value_name = "DATA", num_args = 1.., value_delimiter = ',', required_unless_present = "perplexity")]
+    data: Vec<DataSpec>,
+
+    #[command(flatten)]
+    features: FeatureOptions,
 
     /// How to ask, and what counts as right
     #[arg(long, value_enum, default_value_t = Protocol::Honest)]
@@ -55,11 +62,15 @@ pub struct Options {
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     limit: Option<u32>,
 
+    /// Ask one of several equal parts of the test set, such as 2/8; engram merge joins the reports
+    #[arg(long, value_name = "I/N", requires = "out", conflicts_with = "perplexity")]
+    shard: Option<Shard>,
+
     /// Leave out the loss of the expected answers
     #[arg(long)]
     no_loss: bool,
 
-    /// Loss and perplexity over a file: plain text, or the texts or answers of a .jsonl file
+    /// Loss and perplexity over a file: plain text, or the texts or answers of a data file
     #[arg(long, value_name = "FILE")]
     perplexity: Option<PathBuf>,
 
@@ -91,16 +102,22 @@ Examples:
   engram eval --data data/held-out --adapter-path adapter --out report
   engram eval --data test.jsonl --adapter-path a --adapter-path b --name short --name long
   engram eval --protocol original --data data/original --adapter-path adapter --limit 20
+  engram eval --data data/held-out --shard 2/8 --out parts/2
   engram eval --perplexity book.txt";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     // Whatever is wrong with the arguments shows before the model is loaded.
     let named = names(&options.adapter_path, &options.name)?;
-    let evaluation = options.data.as_deref().map(|data| Evaluation {
-        data,
+    let terminal = Terminal::new(global);
+    let source = Some(&options.data).filter(|data| !data.is_empty()).map(|data| {
+        questions::Source { data: data.clone(), features: options.features.features() }
+    });
+    let evaluation = source.map(|source| Evaluation {
+        source,
         trained_on: None,
         out: options.out.as_deref(),
         limit: options.limit.map(|limit| limit as usize),
+        shard: options.shard,
         training: None,
         config: EvalConfig {
             protocol: options.protocol.into(),
@@ -109,9 +126,10 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
             loss: !options.no_loss,
         },
     });
-    let prepared = evaluation.map(Evaluation::prepare).transpose()?;
-    let texts = options.perplexity.as_deref().map(Texts::read).transpose()?;
-    let terminal = Terminal::new(global);
+    let prepared = evaluation.map(|evaluation| evaluation.prepare(terminal)).transpose()?;
+    let texts = options.perplexity.as_deref();
+    let texts = texts.map(|path| Texts::read(path, &options.features.features(), terminal));
+    let texts = texts.transpose()?;
     let engine = session::load_engine(global)?;
     let mut candidates = candidates(&engine, &named)?;
     let _deferred = interrupt::defer();
@@ -138,14 +156,16 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
 
 /// What to evaluate on, and where the report goes.
 pub struct Evaluation<'a> {
-    /// A file, or a folder with `test.jsonl`.
-    pub data: &'a Path,
+    /// Where the questions come from.
+    pub source: questions::Source,
     /// The adapters' training set, if it is not the one beside the test set.
     pub trained_on: Option<PathBuf>,
     /// The report's folder.
     pub out: Option<&'a Path>,
     /// Most examples.
     pub limit: Option<usize>,
+    /// Which of the examples, if not all.
+    pub shard: Option<Shard>,
     /// How the adapter was trained, for the report.
     pub training: Option<Training>,
     /// How to ask.
@@ -161,8 +181,19 @@ pub struct Prepared<'a> {
 
 impl<'a> Evaluation<'a> {
     /// Reads the data and begins the report's folder.
-    pub fn prepare(self) -> Result<Prepared<'a>> {
-        let questions = questions::read(self.data, self.limit, self.trained_on.as_deref())?;
+    pub fn prepare(self, terminal: Terminal) -> Result<Prepared<'a>> {
+        let mut questions = self.source.read(self.limit, self.trained_on.as_deref(), terminal)?;
+        if let Some(shard) = self.shard {
+            let all = questions.examples.len();
+            questions.examples = shard.of(questions.examples);
+            questions.dataset.shard = Some(shard);
+            ensure!(
+                !questions.examples.is_empty(),
+                "--shard {}/{}: the test set has {all} questions; make no more parts than that",
+                shard.index,
+                shard.of
+            );
+        }
         let staged = self.out.map(Staged::new).transpose()?;
         Ok(Prepared { evaluation: self, questions, staged })
     }

@@ -4,13 +4,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use engram::data::jsonl::Body;
+use engram::data::record::{Body, Features};
 use engram::eval::report::Loss;
 use engram::eval::{
     Candidate as _, EngineCandidate, EvalPrompt, Example, LossText, PromptForm, loss_over,
 };
 
-use super::questions;
+use crate::dataset::{Place, is_data};
 use crate::interrupt;
 use crate::terminal::Terminal;
 
@@ -28,14 +28,14 @@ enum Kind {
 }
 
 impl Texts {
-    /// Reads a file: JSON lines if its name ends so, else one plain text.
-    pub fn read(path: &Path) -> Result<Self> {
+    /// Reads a data file if its name ends as one's, else one plain text.
+    pub fn read(path: &Path, features: &Features, terminal: Terminal) -> Result<Self> {
         let name = path.display().to_string();
-        let kind = if path.extension().is_some_and(|extension| extension == "jsonl") {
-            let records = questions::records(path)?;
-            match records[0].body {
+        let kind = if is_data(&name) {
+            let file = Place::Local(path.to_owned()).read(features, terminal)?;
+            match file.records[0].body {
                 Body::Text(_) => Kind::Records(
-                    records
+                    file.records
                         .into_iter()
                         .filter_map(|record| match record.body {
                             Body::Text(text) => Some(text),
@@ -43,7 +43,7 @@ impl Texts {
                         })
                         .collect(),
                 ),
-                _ => Kind::Answers(Example::from_records(&name, &records)?),
+                _ => Kind::Answers(Example::from_file(&file)?),
             }
         } else {
             let text = std::fs::read_to_string(path).context(name)?;

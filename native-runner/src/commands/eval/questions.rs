@@ -2,12 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result};
-use engram::data::jsonl::{self, Record};
+use anyhow::{Result, ensure};
+use engram::data::record::{Features, Record};
 use engram::eval::Example;
 use engram::eval::report::DatasetInfo;
 
+use crate::dataset::{self, DataSpec, Place, Set};
 use crate::source::checksum;
+use crate::terminal::Terminal;
 
 /// What is asked, and where it comes from.
 pub struct Questions {
@@ -17,31 +19,80 @@ pub struct Questions {
     pub dataset: DatasetInfo,
 }
 
-/// Reads `data`, a file or a folder with `test.jsonl`, up to `limit` examples of it.
-///
-/// `trained_on` is the training set of the adapters, to count the examples that repeat it; without
-/// it, `train.jsonl` of the same folder is, if there is one.
-pub fn read(data: &Path, limit: Option<usize>, trained_on: Option<&Path>) -> Result<Questions> {
-    let file = if data.is_dir() { data.join("test.jsonl") } else { data.to_owned() };
-    let mut examples = Example::from_records(&file.display().to_string(), &records(&file)?)?;
-    examples.truncate(limit.unwrap_or(usize::MAX));
-    let beside = file.with_file_name("train.jsonl");
-    let trained_on: Option<PathBuf> =
-        trained_on.map(Path::to_owned).or_else(|| beside.exists().then_some(beside));
-    let seen_in_training = match trained_on {
-        Some(path) if path != file => Example::seen(&examples, &records(&path)?),
-        _ => None,
-    };
-    let sha256 = Some(checksum::of_file(&file)?);
-    let dataset = DatasetInfo { sha256, seen_in_training, ..DatasetInfo::named(short(&file)) };
-    Ok(Questions { examples, dataset })
+/// Where questions come from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// Files, or folders and data sets of the hub with a test set.
+    pub data: Vec<DataSpec>,
+    /// What their columns are called.
+    pub features: Features,
 }
 
-/// The records of a file of JSON lines.
-pub fn records(file: &Path) -> Result<Vec<Record>> {
-    let name = file.display().to_string();
-    let bytes = std::fs::read(file).with_context(|| name.clone())?;
-    Ok(jsonl::parse(&name, &bytes)?)
+impl Source {
+    /// A file, or a folder with a test set.
+    pub fn path(path: &Path) -> Self {
+        Self { data: vec![DataSpec::Path(path.to_owned())], features: Features::default() }
+    }
+
+    /// Reads up to `limit` examples.
+    ///
+    /// `trained_on` is the training set of the adapters, to count the examples that repeat it;
+    /// without it, the training set of the same folder is, if there is one.
+    pub fn read(
+        &self,
+        limit: Option<usize>,
+        trained_on: Option<&Path>,
+        terminal: Terminal,
+    ) -> Result<Questions> {
+        let found = dataset::resolve(&self.data, Set::Test, terminal)?;
+        let files = found.of(Set::Test);
+        let names = self.data.iter().map(DataSpec::to_string).collect::<Vec<_>>().join(", ");
+        ensure!(!files.is_empty(), "{names}: no test set in it");
+        let mut examples = Vec::new();
+        for file in files {
+            let file = file.read(&self.features, terminal)?;
+            examples.append(&mut Example::from_file(&file)?);
+        }
+        examples.truncate(limit.unwrap_or(usize::MAX));
+        let trained_on = match trained_on {
+            Some(path) => vec![Place::Local(path.to_owned())],
+            None => beside(files, found.of(Set::Train), terminal),
+        };
+        let trained_on = dataset::read(&trained_on, &self.features, terminal)?;
+        let trained_on: Vec<Record> = trained_on.into_iter().flat_map(|f| f.records).collect();
+        let seen_in_training = match trained_on.is_empty() {
+            true => None,
+            false => Example::seen(&examples, &trained_on),
+        };
+        let (name, sha256) = match files {
+            [Place::Local(path)] => (short(path), Some(checksum::of_file(path)?)),
+            [one] => (one.name(), Some(checksum::of_file(&one.fetch(terminal)?)?)),
+            _ => (names, None),
+        };
+        let dataset = DatasetInfo { sha256, seen_in_training, ..DatasetInfo::named(name) };
+        Ok(Questions { examples, dataset })
+    }
+}
+
+/// The training set that stands beside the test set: in the data set, or in the file's folder.
+fn beside(test: &[Place], train: &[Place], terminal: Terminal) -> Vec<Place> {
+    let is_here = |places: &[Place]| places.iter().all(Place::is_here);
+    if !train.is_empty() {
+        // What is not here is not worth a download.
+        return if is_here(train) { train.to_vec() } else { Vec::new() };
+    }
+    let [Place::Local(path)] = test else { return Vec::new() };
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let found = dataset::resolve(&[DataSpec::Path(folder.to_owned())], Set::Train, terminal);
+    let train = found.map(|found| found.of(Set::Train).to_vec()).unwrap_or_default();
+    let is_other = |place: &Place| match place {
+        Place::Local(other) => other.file_name() != path.file_name(),
+        Place::Hub(_) => true,
+    };
+    if train.iter().all(is_other) { train } else { Vec::new() }
 }
 
 /// The file with its folder, without the path to that.
@@ -57,7 +108,7 @@ mod tests {
 
     fn write(folder: &Path, name: &str, pairs: &[(&str, &str)]) {
         let records: Vec<_> = pairs.iter().map(|(q, a)| Record::chat(q, a, None)).collect();
-        std::fs::write(folder.join(name), jsonl::to_jsonl(&records)).unwrap();
+        std::fs::write(folder.join(name), engram::data::jsonl::to_jsonl(&records)).unwrap();
     }
 
     #[test]
@@ -66,6 +117,9 @@ mod tests {
         let folder = root.path().join("data");
         std::fs::create_dir(&folder).unwrap();
         write(&folder, "test.jsonl", &[("Q: A?", "a"), ("Q: B?", "b"), ("Q: C?", "c")]);
+        let read = |path: &Path, limit, trained_on| {
+            Source::path(path).read(limit, trained_on, Terminal::silent())
+        };
         let questions = read(&folder, None, None).unwrap();
         assert_eq!(questions.dataset.seen_in_training, None);
         assert_eq!(questions.dataset.name, Path::new("data").join("test.jsonl").to_str().unwrap());

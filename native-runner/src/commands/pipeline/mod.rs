@@ -1,6 +1,5 @@
 //! `engram pipeline`: the whole experiment, from patterns to a verdict.
 
-mod curve;
 mod preset;
 mod steps;
 
@@ -105,7 +104,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     if !options.skip_eval {
         let _deferred = interrupt::defer();
         for protocol in [Protocol::Original, Protocol::Honest] {
-            let prepared = run.evaluation(protocol, &preset)?.prepare()?;
+            let prepared = run.evaluation(protocol, &preset)?.prepare(terminal)?;
             terminal.note(format_args!("evaluation: {}", steps::describe(protocol)));
             let model = global.model.name();
             reports.push(prepared.run(terminal, &engine, &model, &mut candidates)?);

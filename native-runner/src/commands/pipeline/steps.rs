@@ -9,12 +9,12 @@ use engram::eval::{EvalConfig, Protocol};
 use engram::generate::Engine;
 use engram::train::TrainConfig;
 
-use super::curve;
 use super::preset::Preset;
 use crate::cli::Global;
-use crate::commands::eval::Evaluation;
+use crate::commands::eval::{Evaluation, questions};
 use crate::commands::train;
 use crate::dataset;
+use crate::runs::curve;
 use crate::terminal::Terminal;
 
 /// The places of one run.
@@ -46,7 +46,9 @@ impl Run {
     /// Whether both data sets are there.
     pub fn has_data(&self) -> bool {
         let has = |folder: &PathBuf| {
-            dataset::SETS.iter().all(|set| folder.join(format!("{set}.jsonl")).is_file())
+            dataset::Set::ALL
+                .iter()
+                .all(|set| folder.join(format!("{}.jsonl", set.name())).is_file())
         };
         has(&self.held_out) && has(&self.original)
     }
@@ -82,13 +84,16 @@ impl Run {
         let blocks = engine.config().num_hidden_layers as i64;
         let num_layers = (blocks < TrainConfig::default().num_layers).then_some(-1);
         let options = train::Options {
-            data: self.held_out.clone(),
+            config: None,
+            print_config: false,
+            data: dataset::DataOptions::folder(&self.held_out),
             adapter_path: self.adapter.clone(),
             resume: false,
             init_adapter: None,
             format: None,
             save_every: None,
             metrics: None,
+            tensorboard: None,
             settings: train::Settings {
                 num_layers,
                 iters: Some(preset.iters),
@@ -105,13 +110,14 @@ impl Run {
     /// What to evaluate by `protocol`.
     pub fn evaluation(&self, protocol: Protocol, preset: &Preset) -> Result<Evaluation<'_>> {
         Ok(Evaluation {
-            data: match protocol {
+            source: questions::Source::path(match protocol {
                 Protocol::Original => &self.original,
                 Protocol::Honest => &self.held_out,
-            },
+            }),
             trained_on: Some(self.held_out.join("train.jsonl")),
             out: Some(self.report(protocol)),
             limit: preset.examples,
+            shard: None,
             training: curve::read(&self.adapter)?,
             config: EvalConfig {
                 protocol,

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 #[cfg(feature = "burn")]
 use engram::burn::{AdapterKind, BurnModel, fresh, same_shape};
 use engram::data::batch::BatchSet;
-use engram::data::{jsonl, tokens};
+use engram::data::file::RecordFile;
 use engram::generate::{Engine, GpuModel};
 use engram::model::{AdapterTensors, AnyAdapter, Target};
 #[cfg(feature = "burn")]
@@ -20,6 +20,7 @@ use engram::train::{
 
 use super::{Format, Options};
 use crate::adapter;
+use crate::dataset::{self, Data};
 use crate::terminal::Terminal;
 
 /// The file a run goes on from.
@@ -39,15 +40,13 @@ pub struct Start {
 impl Start {
     /// Reads what the options name.
     pub fn new(engine: &Engine, options: &Options, terminal: Terminal) -> Result<Self> {
-        let (mut config, checkpoint) = if options.resume {
+        let (mut config, mut checkpoint) = if options.resume {
             let path = options.adapter_path.join(CHECKPOINT);
             let name = path.display().to_string();
             let bytes =
                 std::fs::read(&path).with_context(|| format!("{name}: nothing to resume"))?;
             let mut checkpoint = Checkpoint::from_bytes(&name, &bytes)?;
             checkpoint.config = options.settings.resumed(&checkpoint.config)?;
-            let (iters, done) = (checkpoint.config.iters, checkpoint.iteration);
-            ensure!(iters >= done, "--iters is {iters}, the run has done {done} already");
             (checkpoint.config.clone(), Some(checkpoint))
         } else {
             (options.settings.config()?, None)
@@ -70,6 +69,19 @@ impl Start {
         };
         config.check_model(engine.config())?;
         let (train, valid) = data(engine, options, &config, terminal)?;
+        if let Some(epochs) = options.settings.epochs {
+            config.iters = iters_of(epochs, train.batches())?;
+            terminal.note(format_args!(
+                "{epochs} epochs of {} iterations: {} iterations",
+                train.batches(),
+                config.iters
+            ));
+        }
+        if let Some(checkpoint) = &mut checkpoint {
+            let (iters, done) = (config.iters, checkpoint.iteration);
+            ensure!(iters >= done, "--iters is {iters}, the run has done {done} already");
+            checkpoint.config.iters = iters;
+        }
         let data = TrainData::new(train, valid, engine.config())?;
         Ok(Self { config, data, initial, checkpoint })
     }
@@ -116,6 +128,14 @@ impl Start {
     }
 }
 
+/// The iterations of so many passes over the data.
+fn iters_of(epochs: usize, batches: usize) -> Result<usize> {
+    let iters = epochs.checked_mul(batches).filter(|&iters| u32::try_from(iters).is_ok());
+    iters.filter(|&iters| iters > 0).with_context(|| {
+        format!("--epochs is {epochs}, of {batches} iterations each; it is at least 1, and all of them at most {}", u32::MAX)
+    })
+}
+
 /// An initial adapter has a shape of its own, which becomes the run's.
 fn take_shape(
     config: &mut TrainConfig,
@@ -123,6 +143,15 @@ fn take_shape(
     blocks: usize,
     folder: &Path,
 ) -> Result<()> {
+    if !tensors.weights().is_empty() && config.modules_to_save.is_empty() {
+        let module = |name: &String| name.rsplit_once('.').map(|(module, _)| module.to_owned());
+        let modules: BTreeSet<String> = tensors.weights().keys().filter_map(module).collect();
+        config.modules_to_save = modules.into_iter().collect();
+    }
+    if tensors.is_full() {
+        config.adapter_type = AdapterType::Full;
+        return Ok(());
+    }
     let targets: BTreeSet<Target> = tensors.iter().map(|(_, target, _)| target).collect();
     let first = tensors.first_layer().unwrap_or(blocks);
     for layer in first..blocks {
@@ -156,16 +185,14 @@ fn data(
     config: &TrainConfig,
     terminal: Terminal,
 ) -> Result<(BatchSet, Option<BatchSet>)> {
-    let set = |file: &str, may_be_missing: bool| -> Result<Option<BatchSet>> {
-        let path = options.data.join(file);
-        let name = path.display().to_string();
-        if may_be_missing && !path.exists() {
-            return Ok(None);
-        }
-        let bytes = std::fs::read(&path).with_context(|| name.clone())?;
-        let records = jsonl::parse(&name, &bytes)?;
-        let examples = tokens::tokenize(&name, &records, engine, config.mask_prompt)?;
-        let set = BatchSet::new(examples, config.batch_config()).with_context(|| name.clone())?;
+    let Data { train, valid } =
+        options.data.read(config.val_batches != 0, config.seed, terminal)?;
+    let set = |files: &[RecordFile], name: &str| -> Result<BatchSet> {
+        let examples = dataset::tokenize(files, engine, config.loss_on(), terminal)?;
+        let set = BatchSet::new(examples, config.batch_config()).with_context(|| match files {
+            [one] => one.name.clone(),
+            _ => format!("the {name} set"),
+        })?;
         for (count, what) in [(set.truncated(), "cut to"), (set.left_out(), "left out, no loss in")]
         {
             if count > 0 {
@@ -175,12 +202,9 @@ fn data(
                 ));
             }
         }
-        Ok(Some(set))
+        Ok(set)
     };
-    let train = set("train.jsonl", false)?.context("no training data")?;
-    let valid = if config.val_batches == 0 { None } else { set("valid.jsonl", true)? };
-    if valid.is_none() && config.val_batches != 0 {
-        terminal.note("no valid.jsonl: the run is not validated");
-    }
+    let train = set(&train, "train")?;
+    let valid = if valid.is_empty() { None } else { Some(set(&valid, "valid")?) };
     Ok((train, valid))
 }

@@ -1,21 +1,17 @@
 //! `engram data`: data sets out of patterns, and what is in a data set.
 
+mod stats;
+
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use engram::data::jsonl::Record;
 use engram::data::patterns::{self, Pattern};
 use engram::data::split::{self, SplitConfig};
-use engram::data::{stats, tokens};
-use engram::generate::Encoder;
 
 use crate::cli::Global;
 use crate::dataset;
-use crate::session;
-use crate::source;
-use crate::terminal::Terminal;
 
 /// Options of `engram data`.
 #[derive(Debug, Args)]
@@ -30,19 +26,10 @@ pub struct Options {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Print sizes, categories, lengths in tokens, duplicates and test prompts that were trained on
-    Stats(StatsOptions),
-}
-
-#[derive(Debug, Args)]
-struct StatsOptions {
-    /// Folder with train.jsonl, valid.jsonl, test.jsonl, or some of them
-    #[arg(value_name = "FOLDER")]
-    data: PathBuf,
-
-    /// Count longer examples, which training would cut off
-    #[arg(long, value_name = "TOKENS", default_value_t = 2048)]
-    max_seq_length: usize,
+    /// Print what is in a data set: records, lengths in tokens, what an epoch takes, duplicates,
+    /// and prompts of valid and test that are trained on
+    #[command(after_help = stats::EXAMPLES)]
+    Stats(stats::Options),
 }
 
 #[derive(Debug, Args)]
@@ -93,11 +80,12 @@ A pattern is what is typed, what should be answered, and a category:
 Examples:
   engram data --out my-data
   engram data --out my-data --patterns my-patterns --protocol held-out --seed 7
-  engram data stats my-data";
+  engram data stats my-data
+  engram data stats chats.csv --mask-prompt --batch-size 8 --json";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     match &options.what {
-        Some(What::Stats(options)) => print_stats(global, options),
+        Some(What::Stats(options)) => stats::run(global, options),
         None => make(&options.make),
     }
 }
@@ -118,8 +106,9 @@ fn make(options: &MakeOptions) -> Result<()> {
     let splits = split::build(&patterns, &config)?;
     dataset::write(out, &splits, options.force)?;
     let mut stdout = std::io::stdout().lock();
-    for (set, records) in dataset::SETS.iter().zip([&splits.train, &splits.valid, &splits.test]) {
-        let path = out.join(format!("{set}.jsonl"));
+    for (set, records) in dataset::Set::ALL.iter().zip([&splits.train, &splits.valid, &splits.test])
+    {
+        let path = out.join(format!("{}.jsonl", set.name()));
         writeln!(stdout, "{}: {} records", path.display(), records.len())?;
     }
     Ok(())
@@ -149,62 +138,4 @@ fn read_patterns(folder: Option<&Path>) -> Result<Vec<Pattern>> {
     let files: Vec<(&str, &[u8])> =
         files.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice())).collect();
     Ok(patterns::read(&files)?)
-}
-
-fn print_stats(global: &Global, options: &StatsOptions) -> Result<()> {
-    let folder = &options.data;
-    let mut sets = Vec::new();
-    for set in dataset::SETS {
-        sets.extend(dataset::read(folder, set)?.map(|records| (set, records)));
-    }
-    if sets.is_empty() {
-        bail!("{}: none of train.jsonl, valid.jsonl and test.jsonl is there", folder.display());
-    }
-    let terminal = Terminal::new(global);
-    let checkpoint = session::open_checkpoint(&source::resolve(&global.model, terminal)?)?;
-    let limit = options.max_seq_length.min(checkpoint.config.max_position_embeddings);
-    let mut encoder = Encoder::new(&checkpoint)?;
-    encoder.set_time(session::now());
-
-    let mut out = std::io::stdout().lock();
-    for (set, records) in &sets {
-        let name = folder.join(format!("{set}.jsonl")).display().to_string();
-        let examples = tokens::tokenize(&name, records, &encoder, false)?;
-        let counts = stats::of(records, &examples, limit);
-        let lengths = counts.tokens;
-        writeln!(out, "{set}.jsonl: {}, {}", records_of(counts.records), duplicates(&counts))?;
-        writeln!(
-            out,
-            "  {} tokens: {} the shortest, {} the median, {} the longest; {} over {limit}",
-            lengths.total, lengths.min, lengths.median, lengths.max, lengths.over_long,
-        )?;
-        let width = counts.categories.keys().map(|name| name.chars().count()).max().unwrap_or(0);
-        for (category, count) in &counts.categories {
-            writeln!(out, "  {category:<width$}  {count:>5}")?;
-        }
-    }
-    let (test, trained): (Vec<_>, Vec<_>) = sets.into_iter().partition(|(set, _)| *set == "test");
-    if let ([(_, test)], false) = (test.as_slice(), trained.is_empty()) {
-        let trained: Vec<Record> = trained.into_iter().flat_map(|(_, records)| records).collect();
-        let stats::Overlap { same, varied } = stats::overlap(test, &trained);
-        writeln!(
-            out,
-            "leaks: of {} test prompts, {same} are in train or valid word for word, \
-             {varied} more at the end of a longer prompt",
-            test.len()
-        )?;
-    }
-    Ok(())
-}
-
-fn records_of(count: usize) -> String {
-    format!("{count} record{}", if count == 1 { "" } else { "s" })
-}
-
-fn duplicates(counts: &stats::SetStats) -> String {
-    match counts.duplicates {
-        0 => "no duplicates".to_owned(),
-        1 => "1 duplicate".to_owned(),
-        n => format!("{n} duplicates"),
-    }
 }
