@@ -16,6 +16,7 @@
 pub mod bench;
 #[cfg(feature = "burn")]
 pub mod burn;
+pub mod convert;
 pub mod data;
 pub mod error;
 pub mod eval;

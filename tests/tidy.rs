@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Modules that know nothing of a GPU; of [`LAYERS`] they may use the model's configuration alone.
-const BASE: &[&str] = &["data", "error", "formats", "text"];
+const BASE: &[&str] = &["convert", "data", "error", "formats", "text"];
 
 /// What a page does not have, and where it would come from.
 const OUTSIDE: &[&str] = &[

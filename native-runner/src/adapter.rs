@@ -1,11 +1,11 @@
-//! Adapters in folders.
+//! Adapters in folders and files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
-use engram::formats::adapter::{CONFIG_FILE, Layout, read};
+use anyhow::{Result, bail, ensure};
+use engram::formats::adapter::{CONFIG_FILE, Layout, read, read_gguf};
 use engram::generate::{Engine, LoadedAdapter};
-use engram::model::AnyAdapter;
+use engram::model::{AnyAdapter, ModelConfig};
 
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
@@ -13,20 +13,47 @@ use crate::staged::Staged;
 /// What a `peft_type` may be besides LORA.
 const KINDS: [&str; 1] = ["BOTTLENECK"];
 
-/// The adapter in `folder`, on the engine's device; none if there is no folder.
-pub fn load(engine: &Engine, folder: Option<&Path>) -> Result<Option<LoadedAdapter>> {
-    let Some(folder) = folder else { return Ok(None) };
-    Ok(Some(engine.load_adapter(&folder.display().to_string(), &read_folder(folder)?)?))
+/// The adapter at `path`, on the engine's device; none if there is no path.
+pub fn load(engine: &Engine, path: Option<&Path>) -> Result<Option<LoadedAdapter>> {
+    let Some(path) = path else { return Ok(None) };
+    let adapter = read_for(path, engine.config())?;
+    Ok(Some(engine.load_adapter(&path.display().to_string(), &adapter)?))
+}
+
+/// The adapter of a model of `config` at `path`: a folder, or a GGUF file, whose rows lie as the
+/// model's heads have them.
+pub fn read_for(path: &Path, config: &ModelConfig) -> Result<AnyAdapter> {
+    if !is_gguf(path) {
+        return read_folder(path);
+    }
+    let file = FileSource::open(path)?;
+    Ok(AnyAdapter::Lora(pollster::block_on(read_gguf(&file, Some(config)))?))
+}
+
+/// The files of the adapter at `path`: its configuration and its weights, or one that is both.
+pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
+    if is_gguf(path) {
+        return Ok(vec![path.to_owned()]);
+    }
+    let shown = path.display();
+    ensure!(path.is_dir(), "{shown}: no such folder; give one with an adapter, or a .gguf file");
+    let config = source::required(path, CONFIG_FILE)?;
+    let name = path.join(CONFIG_FILE);
+    let weights = path.join(Layout::detect(&name.display().to_string(), &config)?.weights_file());
+    Ok(vec![name, weights])
 }
 
 /// The adapter in `folder`, in MLX's files or PEFT's.
 pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
-    ensure!(folder.is_dir(), "{}: no such folder; give one with an adapter", folder.display());
+    let files = files(folder)?;
+    let [path, weights] = &files[..] else { bail!("{}: not a folder", folder.display()) };
     let config = source::required(folder, CONFIG_FILE)?;
-    let name = folder.join(CONFIG_FILE).display().to_string();
-    let weights = folder.join(Layout::detect(&name, &config)?.weights_file());
-    let weights = Box::new(FileSource::open(&weights)?);
-    Ok(pollster::block_on(read(&name, &config, weights, &KINDS))?)
+    let weights = Box::new(FileSource::open(weights)?);
+    Ok(pollster::block_on(read(&path.display().to_string(), &config, weights, &KINDS))?)
+}
+
+fn is_gguf(path: &Path) -> bool {
+    !path.is_dir() && path.extension().is_some_and(|extension| extension == "gguf")
 }
 
 /// Writes files, each a name and its content, into `folder`, which is made if it is not there;

@@ -1,11 +1,12 @@
 //! The command line.
 
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use engram::formats::DType;
 use engram::kernels::kv::KvType;
 
 use crate::commands::{
-    bench, chat, convert_adapter, data, demo, devices, doctor, eval, fetch, generate, logits,
-    pipeline, train,
+    bench, chat, convert, data, demo, devices, doctor, eval, fetch, fuse, generate, inspect,
+    logits, merge, pipeline, runs, sweep, train,
 };
 use crate::source::{ModelSpec, builtin};
 
@@ -40,7 +41,8 @@ pub struct Global {
     #[arg(long, global = true, value_name = "NAME|INDEX")]
     pub adapter: Option<String>,
 
-    /// Quantise the model's matrices at load, on the wgpu engine
+    /// The type of the model's matrices: at load, on the wgpu engine, or in the file that fuse or
+    /// convert writes
     #[arg(long, global = true, value_name = "TYPE")]
     pub quantize: Option<Quantize>,
 
@@ -113,6 +115,17 @@ pub enum Quantize {
     /// 4 bits; embedding and head 8
     #[value(name = "q4_0")]
     Q4_0,
+    /// 4 bits and a minimum, in files only; likewise the next three
+    #[value(name = "q4_1")]
+    Q4_1,
+    /// 5 bits
+    #[value(name = "q5_0")]
+    Q5_0,
+    /// 5 bits and a minimum
+    #[value(name = "q5_1")]
+    Q5_1,
+    /// 16-bit floats with the range of 32
+    Bf16,
 }
 
 impl Quantize {
@@ -122,13 +135,34 @@ impl Quantize {
     }
 }
 
-impl From<Quantize> for engram::model::Quantize {
-    fn from(quantize: Quantize) -> Self {
-        match quantize {
+impl TryFrom<Quantize> for engram::model::Quantize {
+    type Error = anyhow::Error;
+
+    fn try_from(quantize: Quantize) -> anyhow::Result<Self> {
+        Ok(match quantize {
             Quantize::F32 => Self::F32,
             Quantize::F16 => Self::F16,
             Quantize::Q8_0 => Self::Q8_0,
             Quantize::Q4_0 => Self::Q4_0,
+            other => anyhow::bail!(
+                "--quantize {} is for files; at load there are f32, f16, q8_0 and q4_0",
+                other.name()
+            ),
+        })
+    }
+}
+
+impl From<Quantize> for DType {
+    fn from(quantize: Quantize) -> Self {
+        match quantize {
+            Quantize::F32 => Self::F32,
+            Quantize::F16 => Self::F16,
+            Quantize::Bf16 => Self::BF16,
+            Quantize::Q8_0 => Self::Q8_0,
+            Quantize::Q4_0 => Self::Q4_0,
+            Quantize::Q4_1 => Self::Q4_1,
+            Quantize::Q5_0 => Self::Q5_0,
+            Quantize::Q5_1 => Self::Q5_1,
         }
     }
 }
@@ -156,12 +190,27 @@ pub enum Command {
     /// Train a LoRA adapter
     #[command(after_help = train::EXAMPLES)]
     Train(Box<train::Options>),
+    /// List training runs, or compare some
+    #[command(after_help = runs::EXAMPLES)]
+    Runs(runs::Options),
+    /// Train once for every combination of some settings
+    #[command(after_help = sweep::EXAMPLES)]
+    Sweep(sweep::Options),
+    /// Join what the parts of an evaluation or of a sweep gave
+    #[command(after_help = merge::EXAMPLES)]
+    Merge(merge::Options),
     /// Compare the model and trained adapters on a test set
     #[command(after_help = eval::EXAMPLES)]
     Eval(eval::Options),
-    /// Write an adapter in the other library's files
-    #[command(after_help = convert_adapter::EXAMPLES)]
-    ConvertAdapter(convert_adapter::Options),
+    /// Say what a file or folder holds: a model, an adapter, a checkpoint
+    #[command(after_help = inspect::EXAMPLES)]
+    Inspect(inspect::Options),
+    /// Write an adapter or a model in other files: MLX, PEFT, GGUF, safetensors
+    #[command(after_help = convert::EXAMPLES)]
+    Convert(convert::Options),
+    /// Merge an adapter into the model's weights
+    #[command(after_help = fuse::EXAMPLES)]
+    Fuse(fuse::Options),
     /// Show answers of the model and of trained adapters side by side
     #[command(after_help = demo::EXAMPLES)]
     Demo(demo::Options),

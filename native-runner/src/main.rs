@@ -4,10 +4,13 @@
 mod adapter;
 mod cli;
 mod commands;
+mod config;
 mod dataset;
 mod engine;
+mod export;
 mod interrupt;
 mod memory;
+mod runs;
 mod self_test;
 mod session;
 mod source;
@@ -18,10 +21,11 @@ mod variants;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
-
 fn main() -> ExitCode {
-    let cli = cli::Cli::parse();
+    let cli = match config::parse(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => return report(&error),
+    };
     terminal::log_to_stderr(&cli.global);
     match interrupt::install().and_then(|()| commands::run(cli)) {
         Ok(()) => ExitCode::SUCCESS,

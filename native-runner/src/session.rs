@@ -59,7 +59,7 @@ fn load_on(global: &Global, chosen: Chosen, profile: bool) -> Result<Engine> {
             if !global.no_autotune {
                 variants::choose(&context, terminal)?;
             }
-            let quantize = global.quantize.map(Quantize::from);
+            let quantize = global.quantize.map(Quantize::try_from).transpose()?;
             let engine = Engine::load(&context, &checkpoint, quantize, &mut on_progress);
             pollster::block_on(engine)?
         }

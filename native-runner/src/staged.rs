@@ -32,17 +32,35 @@ impl Staged {
         Ok(Self { beside: beside.map_err(failed)?, target: absolute, names: Vec::new() })
     }
 
+    /// Begins the file `path` alone, and gives its name; its folder is made if it is not there.
+    pub fn of_file(path: &Path) -> Result<(Self, String)> {
+        let shown = path.display();
+        ensure!(!path.is_dir(), "{shown}: a folder; name a file");
+        let name = path.file_name().and_then(|name| name.to_str());
+        let name = name.ok_or_else(|| anyhow!("{shown}: not the name of a file"))?.to_owned();
+        let failed = |error| cannot_write(path, error);
+        let absolute = std::path::absolute(path).map_err(failed)?;
+        let folder = absolute.parent().unwrap_or(&absolute).to_owned();
+        fs::create_dir_all(&folder).map_err(failed)?;
+        let beside = tempfile::Builder::new().prefix(".engram-").tempdir_in(&folder);
+        Ok((Self { beside: beside.map_err(failed)?, target: folder, names: Vec::new() }, name))
+    }
+
     /// Adds a file and sees it onto the disk.
     pub fn write(&mut self, name: impl Into<String>, content: impl AsRef<[u8]>) -> Result<()> {
+        let mut file = self.create(name)?;
+        file.write(content.as_ref())?;
+        file.finish()
+    }
+
+    /// Adds a file that is written piece by piece.
+    pub fn create(&mut self, name: impl Into<String>) -> Result<StagedFile> {
         let name = name.into();
-        let write = || {
-            let mut file = File::create(self.beside.path().join(&name))?;
-            file.write_all(content.as_ref())?;
-            file.sync_all()
-        };
-        write().map_err(|error| cannot_write(&self.target.join(&name), error))?;
+        let shown = self.target.join(&name);
+        let file = File::create(self.beside.path().join(&name));
+        let file = file.map_err(|error| cannot_write(&shown, error))?;
         self.names.push(name);
-        Ok(())
+        Ok(StagedFile { file, shown })
     }
 
     /// Moves the files to their place, in the order in which they were added.
@@ -57,8 +75,27 @@ impl Staged {
     }
 }
 
+/// A file of [`Staged`] under way.
+pub struct StagedFile {
+    file: File,
+    shown: PathBuf,
+}
+
+impl StagedFile {
+    /// Appends `bytes`.
+    pub fn write(&mut self, bytes: &[u8]) -> engram::Result<()> {
+        self.file.write_all(bytes).map_err(|error| cannot_write(&self.shown, error))?;
+        Ok(())
+    }
+
+    /// Sees it onto the disk.
+    pub fn finish(self) -> Result<()> {
+        Ok(self.file.sync_all().map_err(|error| cannot_write(&self.shown, error))?)
+    }
+}
+
 /// Why nothing can be written to `path`, and what to do.
-fn cannot_write(path: &Path, error: io::Error) -> anyhow::Error {
+fn cannot_write(path: &Path, error: io::Error) -> engram::Error {
     let remedy = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
             "; make room or choose another folder, nothing was replaced"
@@ -69,7 +106,7 @@ fn cannot_write(path: &Path, error: io::Error) -> anyhow::Error {
         | io::ErrorKind::NotADirectory => "; choose another folder",
         _ => "",
     };
-    anyhow!("{}: {error}{remedy}", path.display())
+    engram::Error::format(path.display().to_string(), format!("{error}{remedy}"))
 }
 
 #[cfg(test)]
@@ -110,6 +147,22 @@ mod tests {
         assert!(names(root.path()).is_empty());
         std::fs::write(root.path().join("file"), "").unwrap();
         assert!(Staged::new(&root.path().join("file")).is_err());
+    }
+
+    #[test]
+    fn a_file_alone_is_staged_in_its_own_folder() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("a/model.gguf");
+        let (mut staged, name) = Staged::of_file(&path).unwrap();
+        let mut file = staged.create(&name).unwrap();
+        file.write(b"on").unwrap();
+        file.write(b"e").unwrap();
+        file.finish().unwrap();
+        assert!(!path.exists());
+        staged.publish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        assert_eq!(names(&root.path().join("a")), ["model.gguf"]);
+        assert!(Staged::of_file(root.path()).is_err());
     }
 
     #[test]

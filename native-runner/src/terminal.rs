@@ -1,7 +1,8 @@
 //! What the program says on stderr: notes, progress, the log.
 
 pub mod columns;
-mod steps;
+mod plot;
+pub mod steps;
 
 use std::fmt::Display;
 use std::io::IsTerminal as _;

@@ -59,7 +59,7 @@ def main():
         blocks = random_blocks(rng, name)
         values = dequantize(blocks, GGMLQuantizationType[name])
         golden["dequantize"][name] = hexes(values, blocks)
-    for name in ["Q8_0", "Q4_0"]:
+    for name in ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"]:
         values = rounding_cases(rng)
         data = quantize(values, GGMLQuantizationType[name])
         golden["quantize"][name] = hexes(values, data)

@@ -1,16 +1,20 @@
 //! The protocol of inferena, by which frameworks compare one another: SmolLM2-135M in f32, token ids
-//! 0 … 127.
+//! 0 … 127; forward, one token, and a step of training with the gradients of all weights.
 
 use super::{Bench, Figure};
 use crate::Result;
-use crate::generate::{Forward, Likelihood};
+use crate::data::batch::BatchSet;
+use crate::data::tokens::Example;
+use crate::generate::{Forward, GpuModel, Likelihood};
+use crate::train::{AdapterType, TrainConfig, Trainer};
 
 /// Tokens of the text.
 const TOKENS: u32 = 128;
 
 impl Bench<'_> {
-    /// Milliseconds of a forward pass over the text with the logits of every token, read back, and of
-    /// one token alone; the mean loss of the text's next tokens.
+    /// Milliseconds of a forward pass over the text with the logits of every token, read back, of one
+    /// token alone, and of the gradients of all weights with an update; the mean loss of the text's next
+    /// tokens.
     pub async fn inferena(&self) -> Result<Vec<Figure>> {
         let ids: Vec<u32> = (0..TOKENS).collect();
         let mut forward = Forward::new(self.engine.model(), None, ids.len())?;
@@ -36,10 +40,40 @@ impl Bench<'_> {
         };
         figures.push(self.take("inferena one token", "ms", once).await?);
 
+        if let Ok(gpu) = self.engine.model().gpu() {
+            figures.push(self.inferena_training(gpu).await?);
+        }
+
         let mut likelihood = Likelihood::new(self.engine.model(), None, ids.len())?;
         let nll = likelihood.nll(&ids, 1).await?;
         let loss = nll.iter().sum::<f64>() / nll.len() as f64;
         figures.push(Figure::counted("inferena loss", "nats", loss));
         Ok(figures)
+    }
+
+    /// A step on the text that trains every weight there is, embedding and norms included.
+    async fn inferena_training(&self, gpu: &GpuModel) -> Result<Figure> {
+        let head = (!self.engine.config().tie_word_embeddings).then_some("lm_head");
+        let whole = ["embed_tokens", "norm"].into_iter().chain(head);
+        let config = TrainConfig {
+            adapter_type: AdapterType::Full,
+            num_layers: -1,
+            modules_to_save: whole.map(str::to_owned).collect(),
+            batch_size: 1,
+            iters: self.runs as usize + 1,
+            steps_per_report: 1,
+            val_batches: 0,
+            ..TrainConfig::default()
+        };
+        let example = Example::new((0..TOKENS).collect(), 0);
+        let set = BatchSet::new(vec![example], config.batch_config())?;
+        let initial = config.initial_adapter(self.engine.config())?;
+        let mut trainer = Trainer::new(&gpu.context, &gpu.llama, &initial, set, None, &config)?;
+        let once = async || {
+            let began = (self.clock)();
+            trainer.advance().await?;
+            Ok(((self.clock)() - began) * 1e3)
+        };
+        self.take("inferena training step", "ms", once).await
     }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{AdapterKind, Bottleneck, BurnModel, DoraModule, LinearUpdate, LoraModule};
-use crate::model::{Adapter, AnyAdapter};
+use crate::model::{Adapter, AdapterTensors, AnyAdapter};
 use crate::{Error, Result};
 
 /// The updates of one adapter, whatever their type.
@@ -43,5 +43,17 @@ impl BurnAdapter {
             ((layer, target), update)
         };
         Self(Adapter::new(adapter.iter().map(update)))
+    }
+}
+
+/// The updates of a LoRA or DoRA adapter that has nothing else.
+pub(super) fn updates_alone<'a>(name: &str, adapter: &'a AnyAdapter) -> Result<&'a AdapterTensors> {
+    let tensors = adapter.lora(name)?;
+    match tensors.weights().keys().next() {
+        None => Ok(tensors),
+        Some(weight) => Err(Error::format(
+            name,
+            format!("brings a weight of its own, `{weight}`, for which use --engine wgpu"),
+        )),
     }
 }

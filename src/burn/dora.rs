@@ -53,7 +53,7 @@ impl AdapterKind for DoraModule {
     }
 
     fn load(model: &BurnModel, name: &str, adapter: &AnyAdapter) -> Result<Adapter<Self>> {
-        let tensors = adapter.lora(name)?;
+        let tensors = updates_alone(name, adapter)?;
         tensors.check(name, &model.llama.config)?;
         let device = model.device.burn();
         let mut updates = Vec::new();

@@ -82,7 +82,7 @@ impl AdapterKind for LoraModule {
     }
 
     fn load(model: &BurnModel, name: &str, adapter: &AnyAdapter) -> Result<Adapter<Self>> {
-        let tensors = adapter.lora(name)?;
+        let tensors = updates_alone(name, adapter)?;
         tensors.check(name, &model.llama.config)?;
         if tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
             return Err(Error::format(name, "is a DoRA adapter, not a LoRA one"));

@@ -199,6 +199,7 @@ pub fn experiment() -> Report {
             loss: None,
             latency: Latency::of(&[0.25, 0.26], 100),
             outputs,
+            parts: None,
         }
     };
     // Right in both 5, in the first alone 4, in the second alone 7.

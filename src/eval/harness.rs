@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::ops::ControlFlow;
 
+use serde::{Deserialize, Serialize};
+
 use super::examples::Example;
 use super::metrics::{Protocol, Score, strip};
 use super::report::{
     CandidateReport, CategoryScore, Consistency, DatasetInfo, Environment, ExampleOutput, Loss,
     Report,
 };
+use super::shard::Parts;
 use super::stats::Latency;
 use crate::data::jsonl::Message;
 use crate::{Error, Result};
@@ -67,7 +70,7 @@ pub enum LossText<'a> {
 }
 
 /// The loss of some tokens, kept as a sum so that texts of unequal length can be added up.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct LossSum {
     /// Negative log-likelihoods added up, nats.
     pub sum_nll: f64,
@@ -234,7 +237,7 @@ pub async fn evaluate_candidate<C: Candidate>(
         outputs.extend(output);
     }
 
-    let mut loss = None;
+    let mut losses = Vec::new();
     if config.loss {
         let texts: Vec<_> = examples
             .iter()
@@ -243,10 +246,20 @@ pub async fn evaluate_candidate<C: Candidate>(
                 answer: &example.expected,
             })
             .collect();
-        loss = loss_over(candidate, &texts, on_progress).await?;
+        losses = losses_of(candidate, &texts, on_progress).await?;
     }
+    Ok(candidate_report(name, config, outputs, Parts { seconds, tokens, losses }))
+}
 
-    Ok(CandidateReport {
+/// What all figures of a candidate follow from, put together.
+pub(super) fn candidate_report(
+    name: String,
+    config: &EvalConfig,
+    outputs: Vec<ExampleOutput>,
+    parts: Parts,
+) -> CandidateReport {
+    CandidateReport {
+        name,
         overall: score(&outputs),
         per_category: per_category(&outputs),
         cut_off: outputs.iter().filter(|output| output.tokens >= config.max_new_tokens).count(),
@@ -254,11 +267,11 @@ pub async fn evaluate_candidate<C: Candidate>(
             runs: config.runs,
             consistent: outputs.iter().filter(|output| output.consistent).count(),
         }),
-        loss,
-        latency: Latency::of(&seconds, tokens),
+        loss: Loss::of(sum_of(&parts.losses)),
+        latency: Latency::of(&parts.seconds, parts.tokens),
         outputs,
-        name,
-    })
+        parts: Some(parts),
+    }
 }
 
 /// The loss of `candidate` over `texts`, weighted by token: for a report, or for a file of plain
@@ -272,7 +285,23 @@ pub async fn loss_over<C: Candidate>(
     texts: &[LossText<'_>],
     on_progress: OnProgress<'_>,
 ) -> Result<Option<Loss>> {
-    let mut sum = LossSum::default();
+    Ok(Loss::of(sum_of(&losses_of(candidate, texts, on_progress).await?)))
+}
+
+fn sum_of(losses: &[LossSum]) -> LossSum {
+    let add = |sum: LossSum, part: &LossSum| LossSum {
+        sum_nll: sum.sum_nll + part.sum_nll,
+        tokens: sum.tokens.saturating_add(part.tokens),
+    };
+    losses.iter().fold(LossSum::default(), add)
+}
+
+async fn losses_of<C: Candidate>(
+    candidate: &mut C,
+    texts: &[LossText<'_>],
+    on_progress: OnProgress<'_>,
+) -> Result<Vec<LossSum>> {
+    let mut losses = Vec::with_capacity(texts.len());
     for (done, text) in texts.iter().enumerate() {
         let part = candidate.loss(text).await?;
         if !part.sum_nll.is_finite() {
@@ -284,8 +313,7 @@ pub async fn loss_over<C: Candidate>(
                 part.sum_nll
             )));
         }
-        sum.sum_nll += part.sum_nll;
-        sum.tokens = sum.tokens.saturating_add(part.tokens);
+        losses.push(part);
         let progress = Progress {
             candidate: candidate.name(),
             phase: Phase::Loss,
@@ -296,7 +324,7 @@ pub async fn loss_over<C: Candidate>(
             return Err(Error::Cancelled);
         }
     }
-    Ok(Loss::of(sum))
+    Ok(losses)
 }
 
 fn judged(example: &Example, protocol: Protocol, completion: Completion) -> ExampleOutput {

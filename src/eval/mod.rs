@@ -19,6 +19,7 @@ pub mod markdown;
 pub mod metrics;
 pub mod plots;
 pub mod report;
+pub mod shard;
 pub mod stats;
 
 pub use candidate::EngineCandidate;
@@ -29,3 +30,4 @@ pub use harness::{
 };
 pub use metrics::Protocol;
 pub use report::Report;
+pub use shard::Shard;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::harness::{EvalConfig, LossSum, Subject, check_names};
 use super::metrics::{Judgement, Protocol, Score};
+use super::shard::{Parts, Shard};
 use super::stats::{Latency, mcnemar_exact};
 use crate::{Error, Result};
 
@@ -56,12 +57,16 @@ pub struct DatasetInfo {
     /// none if that is not known.
     #[serde(default)]
     pub seen_in_training: Option<usize>,
+    /// Which part of them was asked, if not all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shard: Option<Shard>,
 }
 
 impl DatasetInfo {
     /// A data set of which only the name is known.
     pub fn named(name: impl Into<String>) -> Self {
-        DatasetInfo { name: name.into(), sha256: None, examples: 0, seen_in_training: None }
+        let name = name.into();
+        DatasetInfo { name, sha256: None, examples: 0, seen_in_training: None, shard: None }
     }
 }
 
@@ -87,6 +92,9 @@ pub struct CandidateReport {
     pub latency: Option<Latency>,
     /// Every answer, in the order of the examples.
     pub outputs: Vec<ExampleOutput>,
+    /// What joins it with the other shards; none in the report of a whole evaluation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parts: Option<Parts>,
 }
 
 /// The score of one category.
@@ -277,7 +285,7 @@ impl Report {
     pub fn new(
         mut subject: Subject,
         config: &EvalConfig,
-        candidates: Vec<CandidateReport>,
+        mut candidates: Vec<CandidateReport>,
     ) -> Result<Self> {
         check_names(&candidates.iter().map(|c| c.name.as_str()).collect::<Vec<_>>())?;
         let first = &candidates[0].outputs;
@@ -294,6 +302,9 @@ impl Report {
             )));
         }
         subject.dataset.examples = first.len();
+        if subject.dataset.shard.is_none() {
+            candidates.iter_mut().for_each(|candidate| candidate.parts = None);
+        }
         let comparisons = candidates
             .iter()
             .enumerate()
@@ -362,6 +373,7 @@ impl Report {
             Environment { adapter: String::new(), target: String::new(), version: String::new() };
         for candidate in &mut self.candidates {
             candidate.latency = None;
+            candidate.parts.iter_mut().for_each(|parts| parts.seconds.clear());
         }
         if let Some(training) = &mut self.training {
             training.cost = None;

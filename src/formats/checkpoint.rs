@@ -124,6 +124,14 @@ impl Checkpoint {
         self.sources.first().map_or("checkpoint", |source| source.name())
     }
 
+    /// The GGUF file that it is, if it is one.
+    pub(crate) fn gguf(&self) -> Option<&dyn ByteSource> {
+        match &self.tokenizer {
+            TokenizerFile::Gguf(_) => self.sources.first().map(AsRef::as_ref),
+            TokenizerFile::Json(_) => None,
+        }
+    }
+
     /// The tensor `name`, if the checkpoint has it.
     pub fn tensor(&self, name: &str) -> Option<&TensorInfo> {
         self.tensors.get(name).map(|stored| &stored.info)
@@ -284,8 +292,8 @@ mod tests {
     use pollster::block_on;
 
     use super::*;
-    use crate::formats::Bytes;
     use crate::formats::testing::{GgufFile, TinyLlama};
+    use crate::formats::{Bytes, quantize};
     use crate::model::RopeScaling;
     use crate::testing::test;
 
@@ -345,12 +353,12 @@ mod tests {
         let mut file = TinyLlama::default().gguf();
         let tensor = file.tensor("blk.0.attn_k.weight");
         let values: Vec<f32> = bytemuck::pod_collect_to_vec(&tensor.data);
-        tensor.data = quant::quantize_q8_0(&values).expect("finite");
+        tensor.data = quantize(DType::Q8_0, &values).expect("finite");
         tensor.kind = 8;
         let name = "model.layers.0.self_attn.k_proj.weight";
         let plain = read(&open(&TinyLlama::default().gguf()).expect("valid"), name);
         let plain: Vec<f32> = bytemuck::pod_collect_to_vec(&plain);
-        let expected = quant::quantize_q8_0(&plain).expect("finite");
+        let expected = quantize(DType::Q8_0, &plain).expect("finite");
         assert_eq!(read(&open(&file).expect("valid"), name), expected);
     }
 

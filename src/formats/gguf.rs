@@ -77,7 +77,7 @@ fn tensors(
 ) -> Result<Vec<GgufTensor>> {
     // A name's length, the number of axes, a type and an offset.
     let count = cursor.count(count, 24, "tensor descriptions")?;
-    let alignment = metadata.size("general.alignment")?.unwrap_or(32) as u64;
+    let alignment = metadata.alignment()?;
     if !alignment.is_power_of_two() {
         return Err(cursor.error(format!(
             "general.alignment is {alignment}, not a power of two; the file is damaged"

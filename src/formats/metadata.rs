@@ -1,6 +1,7 @@
 //! The key–value part of a GGUF file.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::cursor::Cursor;
 use crate::{Error, Result};
@@ -108,6 +109,7 @@ impl Scalar {
 pub struct Metadata {
     name: String,
     values: HashMap<String, Value>,
+    pairs: Vec<(String, Range<u64>)>,
 }
 
 impl Metadata {
@@ -116,7 +118,9 @@ impl Metadata {
         // A key's length, a type and one byte.
         let count = cursor.count(count, 13, "metadata pairs")?;
         let mut values = HashMap::with_capacity(count);
+        let mut pairs = Vec::with_capacity(count);
         for _ in 0..count {
+            let start = cursor.position();
             let key = string(cursor, "a metadata key")?;
             let kind = cursor.u32(&key)?;
             let value = match kind {
@@ -131,9 +135,10 @@ impl Metadata {
             if values.contains_key(&key) {
                 return Err(cursor.error(format!("has metadata `{key}` twice; it is damaged")));
             }
+            pairs.push((key.clone(), start..cursor.position()));
             values.insert(key, value);
         }
-        Ok(Self { name: name.into(), values })
+        Ok(Self { name: name.into(), values, pairs })
     }
 
     /// An error about this file.
@@ -149,6 +154,16 @@ impl Metadata {
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&Value> {
         self.values.get(key)
+    }
+
+    /// Keys in the file's order, and where in the file each pair is, its key included.
+    pub fn pairs(&self) -> &[(String, Range<u64>)] {
+        &self.pairs
+    }
+
+    /// What tensors' offsets are multiples of.
+    pub fn alignment(&self) -> Result<u64> {
+        Ok(self.size("general.alignment")?.unwrap_or(32) as u64)
     }
 
     /// The string `key`.

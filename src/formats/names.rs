@@ -16,7 +16,7 @@ const PARTS: [(&str, &str); 9] = [
 ];
 
 /// Hugging Face's name of GGUF's tensor `name`; a name without one stays as it is.
-pub(super) fn from_gguf(name: &str) -> String {
+pub(crate) fn from_gguf(name: &str) -> String {
     let known = match name {
         "token_embd.weight" => Some("model.embed_tokens.weight".into()),
         "output_norm.weight" => Some("model.norm.weight".into()),
@@ -36,8 +36,27 @@ fn block_part(name: &str) -> Option<String> {
         .then(|| format!("model.layers.{block}.{part}.{kind}"))
 }
 
+/// GGUF's name of Hugging Face's tensor `name`; a name without one stays as it is.
+pub(crate) fn to_gguf(name: &str) -> String {
+    let known = match name {
+        "model.embed_tokens.weight" => Some("token_embd.weight".into()),
+        "model.norm.weight" => Some("output_norm.weight".into()),
+        "lm_head.weight" => Some("output.weight".into()),
+        _ => layer_part(name),
+    };
+    known.unwrap_or_else(|| name.into())
+}
+
+/// `model.layers.N.part.weight` and `model.layers.N.part.bias`.
+fn layer_part(name: &str) -> Option<String> {
+    let (layer, rest) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (part, kind) = rest.rsplit_once('.')?;
+    let (part, _) = PARTS.iter().find(|(_, hugging_face)| *hugging_face == part)?;
+    Some(format!("blk.{layer}.{part}.{kind}"))
+}
+
 /// Every tensor that a checkpoint of `config` must have, with its shape.
-pub(super) fn promised(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
+pub(crate) fn promised(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
     let hidden = config.hidden_size;
     let query = config.num_attention_heads * config.head_dim;
     let key = config.num_key_value_heads * config.head_dim;
@@ -71,7 +90,7 @@ pub(super) fn promised(config: &ModelConfig) -> Vec<(String, Vec<usize>)> {
 
 /// Whether GGUF stores the rows of this tensor (Hugging Face's name) with rotary pairs
 /// interleaved.
-pub(super) fn has_rotary_rows(name: &str) -> bool {
+pub(crate) fn has_rotary_rows(name: &str) -> bool {
     [".q_proj.", ".k_proj."].iter().any(|part| name.contains(part))
 }
 
@@ -92,6 +111,7 @@ mod tests {
             ("blk.0.attn_qkv.weight", "blk.0.attn_qkv.weight"),
         ] {
             assert_eq!(from_gguf(gguf), hugging_face);
+            assert_eq!(to_gguf(hugging_face), gguf);
         }
     }
 }

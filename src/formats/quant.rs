@@ -1,5 +1,4 @@
-//! Values out of stored blocks, and back into the two block types that a model can be quantised
-//! to at load. Bit for bit what ggml's reference functions give.
+//! Values out of stored blocks, bit for bit what ggml's reference functions give.
 
 use half::{bf16, f16};
 
@@ -38,66 +37,6 @@ pub fn dequantize(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<()> {
         DType::Q6_K => each_block(bytes, out, kquant::q6_k),
     }
     Ok(())
-}
-
-/// Encodes `values` as [`DType::Q8_0`]: per 32 values the scale `max|x| / 127` and the values
-/// divided by it, halves rounded away from zero.
-///
-/// # Errors
-/// When the values are not whole blocks of 32, not finite, or too large for an f16 scale.
-pub fn quantize_q8_0(values: &[f32]) -> Result<Vec<u8>> {
-    quantize_blocks(DType::Q8_0, values, |block, out| {
-        let largest = block.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
-        let scale = largest / 127.0;
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        out.extend_from_slice(&f16::from_f32(scale).to_le_bytes());
-        out.extend(block.iter().map(|v| (v * inverse).round() as i8 as u8));
-        scale
-    })
-}
-
-/// Encodes `values` as [`DType::Q4_0`]: per 32 values the scale `x / -8` of the value `x` of
-/// largest magnitude (the first such), and the values divided by it plus 8, in 4 bits; byte `i`
-/// holds values `i` and `i + 16`.
-///
-/// # Errors
-/// As [`quantize_q8_0`].
-pub fn quantize_q4_0(values: &[f32]) -> Result<Vec<u8>> {
-    quantize_blocks(DType::Q4_0, values, |block, out| {
-        let largest = block.iter().fold(0.0_f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-        let scale = largest / -8.0;
-        let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-        let quant = |v: f32| ((v * inverse + 8.5) as u8).min(15);
-        out.extend_from_slice(&f16::from_f32(scale).to_le_bytes());
-        let (low, high) = block.split_at(16);
-        out.extend(low.iter().zip(high).map(|(&l, &h)| quant(l) | quant(h) << 4));
-        scale
-    })
-}
-
-/// Encodes block after block with `encode`, which appends one block and returns its scale.
-fn quantize_blocks(
-    dtype: DType,
-    values: &[f32],
-    encode: impl Fn(&[f32; 32], &mut Vec<u8>) -> f32,
-) -> Result<Vec<u8>> {
-    let (blocks, rest) = values.as_chunks::<32>();
-    if !rest.is_empty() {
-        return Err(Error::invalid(format!(
-            "{} values are not whole blocks of 32, as {dtype} needs",
-            values.len()
-        )));
-    }
-    let mut out = Vec::with_capacity(blocks.len() * dtype.block_bytes());
-    for block in blocks {
-        let finite = block.iter().all(|v| v.is_finite());
-        if !finite || !f16::from_f32(encode(block, &mut out)).is_finite() {
-            return Err(Error::invalid(format!(
-                "a weight is not finite or too large for {dtype}; keep it in f32"
-            )));
-        }
-    }
-    Ok(out)
 }
 
 fn each_block<const BYTES: usize, const VALUES: usize>(
@@ -161,23 +100,23 @@ fn q8_0(block: &[u8; 34], out: &mut [f32; 32]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::testing::test;
     use serde_json::Value;
 
     /// Written by `scripts/goldens/quants.py` with the `gguf` package.
-    fn goldens() -> Value {
+    pub(in crate::formats) fn goldens() -> Value {
         serde_json::from_str(include_str!("../../data/goldens/quants.json")).expect("JSON")
     }
 
-    fn hex(value: &Value) -> Vec<u8> {
+    pub(in crate::formats) fn hex(value: &Value) -> Vec<u8> {
         let text = value.as_str().expect("a hex string");
         let digits = |i| u8::from_str_radix(&text[i..i + 2], 16).expect("hex");
         (0..text.len()).step_by(2).map(digits).collect()
     }
 
-    fn floats(value: &Value) -> Vec<f32> {
+    pub(in crate::formats) fn floats(value: &Value) -> Vec<f32> {
         bytemuck::pod_collect_to_vec(&hex(value))
     }
 
@@ -197,36 +136,12 @@ mod tests {
     }
 
     #[test]
-    fn the_quantisers_encode_bit_for_bit_as_ggml() {
-        let goldens = goldens();
-        for (dtype, quantize) in [
-            (DType::Q8_0, quantize_q8_0 as fn(&[f32]) -> Result<Vec<u8>>),
-            (DType::Q4_0, quantize_q4_0),
-        ] {
-            let golden = &goldens["quantize"][dtype.name()];
-            let bytes = quantize(&floats(&golden["values"])).expect("finite");
-            assert_eq!(bytes, hex(&golden["bytes"]), "{dtype}");
-        }
-    }
-
-    #[test]
     fn lengths_that_do_not_fit_are_errors() {
         for dtype in DType::ALL {
             let mut out = vec![0.0; dtype.block_size()];
             let short = vec![0; dtype.block_bytes() - 1];
             let error = dequantize(dtype, &short, &mut out).unwrap_err().to_string();
             assert!(error.contains(dtype.name()), "{error}");
-        }
-        assert!(quantize_q8_0(&[0.0; 31]).is_err());
-    }
-
-    #[test]
-    fn weights_that_no_scale_can_hold_are_errors() {
-        for bad in [f32::NAN, f32::INFINITY, 1e9] {
-            let mut values = [0.5; 32];
-            values[7] = bad;
-            assert!(quantize_q8_0(&values).is_err(), "{bad}");
-            assert!(quantize_q4_0(&values).is_err(), "{bad}");
         }
     }
 }

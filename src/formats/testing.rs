@@ -6,32 +6,32 @@ use super::{Bytes, SafetensorsFolder};
 
 /// A GGUF file under construction.
 #[derive(Clone)]
-pub(super) struct GgufFile {
+pub(crate) struct GgufFile {
     /// Keys, and values with their type number before them.
-    pub(super) pairs: Vec<(String, Vec<u8>)>,
-    pub(super) tensors: Vec<GgufPart>,
+    pub(crate) pairs: Vec<(String, Vec<u8>)>,
+    pub(crate) tensors: Vec<GgufPart>,
 }
 
 /// A tensor as GGUF describes it.
 #[derive(Clone)]
-pub(super) struct GgufPart {
-    pub(super) name: String,
+pub(crate) struct GgufPart {
+    pub(crate) name: String,
     /// The contiguous axis first.
-    pub(super) dims: Vec<u64>,
+    pub(crate) dims: Vec<u64>,
     /// `enum ggml_type`.
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
     /// Relative to the data; `None` places it behind the one before.
-    pub(super) offset: Option<u64>,
-    pub(super) data: Vec<u8>,
+    pub(crate) offset: Option<u64>,
+    pub(crate) data: Vec<u8>,
 }
 
 impl GgufFile {
-    pub(super) fn tensor(&mut self, name: &str) -> &mut GgufPart {
+    pub(crate) fn tensor(&mut self, name: &str) -> &mut GgufPart {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).expect(name)
     }
 
     /// Adds an F32 tensor; `shape` has the contiguous axis last.
-    pub(super) fn push(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+    pub(crate) fn push(&mut self, name: &str, shape: &[usize], values: &[f32]) {
         self.tensors.push(GgufPart {
             name: name.into(),
             dims: shape.iter().rev().map(|&size| size as u64).collect(),
@@ -41,26 +41,26 @@ impl GgufFile {
         });
     }
 
-    pub(super) fn set(&mut self, key: &str, kind: u32, value: Vec<u8>) {
+    pub(crate) fn set(&mut self, key: &str, kind: u32, value: Vec<u8>) {
         self.pairs.retain(|(other, _)| other != key);
         self.pairs.push((key.into(), [kind.to_le_bytes().to_vec(), value].concat()));
     }
 
-    pub(super) fn set_u32(&mut self, key: &str, value: u32) {
+    pub(crate) fn set_u32(&mut self, key: &str, value: u32) {
         self.set(key, 4, value.to_le_bytes().to_vec());
     }
 
-    pub(super) fn set_string(&mut self, key: &str, value: &str) {
+    pub(crate) fn set_string(&mut self, key: &str, value: &str) {
         self.set(key, 8, string(value));
     }
 
-    pub(super) fn set_strings(&mut self, key: &str, values: &[String]) {
+    pub(crate) fn set_strings(&mut self, key: &str, values: &[String]) {
         let items = values.iter().flat_map(|value| string(value)).collect();
         self.set(key, 9, [array_head(8, values.len()), items].concat());
     }
 
     /// The file.
-    pub(super) fn bytes(&self) -> Vec<u8> {
+    pub(crate) fn bytes(&self) -> Vec<u8> {
         let mut out = b"GGUF".to_vec();
         out.extend(3_u32.to_le_bytes());
         out.extend((self.tensors.len() as u64).to_le_bytes());
@@ -86,7 +86,7 @@ impl GgufFile {
 }
 
 /// An array's type and length.
-pub(super) fn array_head(kind: u32, length: usize) -> Vec<u8> {
+pub(crate) fn array_head(kind: u32, length: usize) -> Vec<u8> {
     [kind.to_le_bytes().to_vec(), (length as u64).to_le_bytes().to_vec()].concat()
 }
 
@@ -96,9 +96,9 @@ fn string(text: &str) -> Vec<u8> {
 
 /// Two blocks, 4 heads of 16 over 2 key heads, hidden 64, MLP 96, 40 tokens.
 #[derive(Clone, Copy)]
-pub(super) struct TinyLlama {
-    pub(super) bias: bool,
-    pub(super) tied: bool,
+pub(crate) struct TinyLlama {
+    pub(crate) bias: bool,
+    pub(crate) tied: bool,
 }
 
 impl Default for TinyLlama {
@@ -109,7 +109,7 @@ impl Default for TinyLlama {
 
 impl TinyLlama {
     /// GGUF's name, Hugging Face's, and the shape of every tensor.
-    pub(super) fn tensors(self) -> Vec<(String, String, Vec<usize>)> {
+    pub(crate) fn tensors(self) -> Vec<(String, String, Vec<usize>)> {
         let mut all = vec![
             ("token_embd.weight".into(), "model.embed_tokens.weight".into(), vec![40, 64]),
             ("output_norm.weight".into(), "model.norm.weight".into(), vec![64]),
@@ -141,12 +141,12 @@ impl TinyLlama {
     }
 
     /// Values that differ everywhere, in Hugging Face's order.
-    pub(super) fn values(name: &str, count: usize) -> Vec<f32> {
+    pub(crate) fn values(name: &str, count: usize) -> Vec<f32> {
         let seed = name.bytes().fold(7_u32, |seed, byte| seed.wrapping_mul(31) + u32::from(byte));
         (0..count as u32).map(|i| ((seed % 1000) as f32 + i as f32) / 8192.0).collect()
     }
 
-    pub(super) fn gguf(self) -> GgufFile {
+    pub(crate) fn gguf(self) -> GgufFile {
         let mut file = GgufFile { pairs: Vec::new(), tensors: Vec::new() };
         file.set_string("general.architecture", "llama");
         for (key, value) in [
@@ -187,7 +187,7 @@ impl TinyLlama {
     }
 
     /// The weights, those of `part` of `parts`, as safetensors.
-    pub(super) fn safetensors(self, part: usize, parts: usize) -> Vec<u8> {
+    pub(crate) fn safetensors(self, part: usize, parts: usize) -> Vec<u8> {
         let tensors = self.tensors();
         let named = tensors.iter().enumerate().filter(|(i, _)| i % parts == part);
         let data: Vec<_> = named
@@ -203,7 +203,7 @@ impl TinyLlama {
         serialize(views, None).expect("safetensors")
     }
 
-    pub(super) fn folder(self) -> SafetensorsFolder {
+    pub(crate) fn folder(self) -> SafetensorsFolder {
         let config = serde_json::json!({
             "model_type": "llama", "vocab_size": 40, "hidden_size": 64, "intermediate_size": 96,
             "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,

@@ -54,8 +54,8 @@ impl Decoder {
     pub fn with_cache(model: &Model, adapter: Option<&LoadedAdapter>, kv: KvType) -> Result<Self> {
         let device = match model {
             Model::Gpu(gpu) => {
-                let adapter = adapter.map(LoadedAdapter::gpu).transpose()?;
-                Device::Gpu(Box::new(GpuDecoder::new(gpu, adapter, kv)?))
+                let (model, adapter) = gpu.with(adapter)?;
+                Device::Gpu(Box::new(GpuDecoder::new(&model, adapter.as_ref(), kv)?))
             }
             #[cfg(feature = "burn")]
             Model::Burn(burn) => {

@@ -44,9 +44,9 @@ impl Forward {
         let vocab_size = config.vocab_size;
         let device = match model {
             Model::Gpu(gpu) => {
-                let adapter = adapter.map(LoadedAdapter::gpu).transpose()?;
-                let (rows, adapter) = (Self::MOST_ROWS, adapter.map(AsRef::as_ref));
-                Device::Gpu(Box::new(GpuForward::new(gpu, adapter, capacity, rows)?))
+                let (model, adapter) = gpu.with(adapter)?;
+                let (rows, adapter) = (Self::MOST_ROWS, adapter.as_deref());
+                Device::Gpu(Box::new(GpuForward::new(&model, adapter, capacity, rows)?))
             }
             #[cfg(feature = "burn")]
             Model::Burn(burn) => {

@@ -92,7 +92,7 @@ impl Model {
                     return Err(Error::format(name, problem));
                 }
                 tensors.check(name, self.config())?;
-                Ok(LoadedAdapter::Gpu(GpuAdapter::upload(&gpu.context, tensors)?))
+                Ok(LoadedAdapter::Gpu(GpuAdapter::load(&gpu.context, &gpu.llama, tensors)?))
             }
             #[cfg(feature = "burn")]
             Model::Burn(burn) => {
@@ -114,16 +114,27 @@ impl Model {
     }
 }
 
-impl LoadedAdapter {
-    pub(super) fn gpu(&self) -> Result<&Rc<Adapter<GpuLora>>> {
-        match self {
-            LoadedAdapter::Gpu(gpu) => Ok(&gpu.adapter),
+impl GpuModel {
+    /// What computes with `adapter`: the model with the weights that it brings along, and its updates.
+    pub(super) fn with(
+        &self,
+        adapter: Option<&LoadedAdapter>,
+    ) -> Result<(Self, Option<Rc<Adapter<GpuLora>>>)> {
+        let Some(adapter) = adapter else { return Ok((self.clone(), None)) };
+        match adapter {
+            LoadedAdapter::Gpu(gpu) => {
+                let llama = gpu.weights.as_ref().map_or(&self.llama, |weights| &weights.llama);
+                let model = Self { context: self.context.clone(), llama: llama.clone() };
+                Ok((model, Some(gpu.adapter.clone())))
+            }
             #[cfg(feature = "burn")]
             LoadedAdapter::Burn(_) => Err(other_engine()),
         }
     }
+}
 
-    #[cfg(feature = "burn")]
+#[cfg(feature = "burn")]
+impl LoadedAdapter {
     pub(super) fn burn(&self) -> Result<&Rc<BurnAdapter>> {
         match self {
             LoadedAdapter::Burn(burn) => Ok(burn),

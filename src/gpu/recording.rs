@@ -27,8 +27,10 @@ pub struct Step {
     pub first_moment_scale: f32,
     /// Adam's bias correction of the second moment, `1 / (1 − β₂ᵗ)`, or 1.
     pub second_moment_scale: f32,
+    /// Updates of the parameters, this one included.
+    pub update: u32,
     /// Nothing; a uniform is a multiple of 16 bytes.
-    pub pad: [u32; 3],
+    pub pad: [u32; 2],
 }
 
 /// One side of a dispatch's grid.

@@ -25,12 +25,10 @@ fn main(
     @builtin(global_invocation_id) id: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
 ) {
-    // A norm that is not finite: one such gradient would spoil every parameter for good. Its bits
-    // say so; a comparison may be compiled as if there were no NaN.
-    if (bitcast<u32>(clip[1]) & 0x7f800000u) == 0x7f800000u {
+    if !is_sound() {
         return;
     }
-    let factor = clip[0] * step.gradient_scale;
+    let factor = gradient_factor();
     for (var i = id.x; i < params.count; i += groups.x * THREADS) {
         let g = gradients[i] * factor;
         let m = params.beta1 * first[i] + params.rest1 * g;

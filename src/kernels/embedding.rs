@@ -10,6 +10,7 @@ const KERNEL: Kernel = Kernel {
     name: "embedding",
     source: &[
         include_str!("step.wgsl"),
+        include_str!("eight.wgsl"),
         include_str!("weight.wgsl"),
         include_str!("embedding.wgsl"),
     ],

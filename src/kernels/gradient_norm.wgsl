@@ -1,14 +1,15 @@
-// The norm of all gradients, in two dispatches: each workgroup of the first leaves the sum of its
-// share's squares, the second (one workgroup) adds them up and derives the clipping factor.
+// The norm of all gradients: each workgroup of an array's dispatch leaves the sum of its share's
+// squares, a last dispatch of one workgroup adds them up and derives the clipping factor.
 struct Params {
     count: u32,
     finish: u32,
     max_norm: f32, // 0: no clipping
+    first: u32, // of the array's sums in `partial`
 }
 
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> gradients: array<f32>; // (count)
-@group(0) @binding(3) var<storage, read_write> partial: array<f32>; // (workgroups)
+@group(0) @binding(3) var<storage, read_write> partial: array<f32>; // (arrays · THREADS)
 @group(0) @binding(4) var<storage, read_write> clip: array<f32>; // factor, norm
 
 const THREADS = 256u;
@@ -22,8 +23,8 @@ fn main(
 ) {
     var sum = 0.0;
     if params.finish != 0u {
-        if thread < arrayLength(&partial) {
-            sum = partial[thread];
+        for (var i = thread; i < arrayLength(&partial); i += THREADS) {
+            sum += partial[i];
         }
     } else {
         for (var i = group.x * THREADS + thread; i < params.count; i += groups.x * THREADS) {
@@ -39,7 +40,7 @@ fn main(
     }
     if thread == 0u {
         if params.finish == 0u {
-            partial[group.x] = sums[0];
+            partial[params.first + group.x] = sums[0];
             return;
         }
         let norm = sqrt(sums[0]) * step.gradient_scale;

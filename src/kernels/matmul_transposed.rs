@@ -13,6 +13,7 @@ macro_rules! kernel {
             name: $name,
             source: &[
                 include_str!("step.wgsl"),
+                include_str!("eight.wgsl"),
                 include_str!("weight.wgsl"),
                 include_str!("matmul_transposed_bindings.wgsl"),
                 $(include_str!($part)),+

@@ -18,6 +18,7 @@ macro_rules! kernel {
             name: $name,
             source: &[
                 include_str!("step.wgsl"),
+                include_str!("eight.wgsl"),
                 include_str!("weight.wgsl"),
                 include_str!("matvec_bindings.wgsl"),
                 $(include_str!($part)),+

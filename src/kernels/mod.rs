@@ -5,6 +5,8 @@
 //! storage buffers follow (at most 8, what WebGPU guarantees). Activations are f32, row-major
 //! (tokens, features). A kernel works on the rows in use and leaves the others alone.
 
+pub mod adafactor;
+pub mod adam;
 pub mod add;
 pub mod append;
 pub mod attention;
@@ -13,6 +15,7 @@ pub mod attention_step;
 pub mod check;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod embedding_gradient;
 pub mod gate;
 pub mod kv;
 pub mod last_row;
@@ -21,16 +24,20 @@ pub mod loss_sum;
 pub mod matmul;
 pub mod matmul_transposed;
 pub mod matvec;
+pub mod muon;
 pub mod optimizer;
 pub mod rms_norm;
 pub mod rms_norm_backward;
 pub mod rope;
 pub mod sample;
 pub mod self_test;
+pub mod sgd;
 pub mod silu_mul;
 mod tensor;
 pub mod tune;
+pub mod vector_gradient;
 pub mod weight;
+pub mod weight_gradient;
 
 pub use crate::data::token::{Target, Token};
 pub use tensor::{Rows, Tensor};

@@ -6,12 +6,16 @@
 
 use std::pin::Pin;
 
+use super::adafactor::Adafactor;
 use super::attention::AttentionShape;
 use super::kv::KvType;
+use super::muon::Muon;
+use super::sgd::Sgd;
 use super::weight::Format;
 use super::{
-    add, append, attention, attention_step, check, embedding, gate, last_row, lora, matmul,
-    matmul_transposed, matvec, optimizer, rms_norm, rope, sample, silu_mul,
+    adafactor, adam, add, append, attention, attention_step, check, embedding, embedding_gradient,
+    gate, last_row, lora, matmul, matmul_transposed, matvec, muon, rms_norm, rope, sample, sgd,
+    silu_mul, vector_gradient, weight_gradient,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -171,9 +175,28 @@ pub fn thorough() -> Vec<Check> {
             each(shapes, async |(tokens, shape, rank)| lora::parity(c, tokens, shape, rank).await)
                 .await
         }),
-        Check::new("adam, gradient_norm", async |c| {
-            let cases = [(1, None), (257, Some(0.5)), (70_001, Some(1e9))];
-            each(cases, async |(count, most)| optimizer::parity(c, count, most).await).await
+        Check::new("weight_gradient", async |c| {
+            let shapes = [(1, (1, 1)), (3, (9, 45)), (33, (65, 100)), (70, (40, 576))];
+            each(shapes, async |(tokens, shape)| weight_gradient::parity(c, tokens, shape).await)
+                .await
+        }),
+        Check::new("vector_gradient", async move |c| {
+            each(rows, async |(tokens, cols)| vector_gradient::parity(c, tokens, cols).await).await
+        }),
+        Check::new("embedding_gradient", async |c| {
+            each([(1, 1), (5, 45), (64, 576)], async |(vocab, cols)| {
+                embedding_gradient::parity(c, vocab, cols).await
+            })
+            .await
+        }),
+        Check::new("adam", async |c| adam::parity(c, 0.1).await),
+        Check::new("sgd", async |c| {
+            sgd::parity(c, Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.1 }).await
+        }),
+        Check::new("adafactor", async |c| adafactor::parity(c, Adafactor::default()).await),
+        Check::new("muon", async |c| {
+            let muon = Muon { momentum: 0.95, nesterov: true, weight_decay: 0.01, ns_steps: 5 };
+            muon::parity(c, muon).await
         }),
     ];
     let matrices = [(1, 32), (9, 45), (65, 100), (40, 576)];

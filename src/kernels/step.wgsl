@@ -5,6 +5,7 @@ struct Step {
     gradient_scale: f32,
     first_moment_scale: f32,
     second_moment_scale: f32,
+    update: u32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

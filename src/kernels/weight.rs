@@ -13,6 +13,7 @@
 //!
 //! q8 is GGUF's Q8_0, q4 its Q4_1 with the nibbles in order; Q4_0 is the q4 with m = −8·d.
 
+use super::optimizer::Place;
 use crate::gpu::{Binding, Buffer, Context};
 use crate::{Error, Result};
 
@@ -181,6 +182,23 @@ impl Matrix {
         }
     }
 
+    /// Copies `count` rows of f32, each filled up to whole blocks, from the start of `rows` into a
+    /// matrix of [`Format::F32`], from row `first` on.
+    pub fn copy_rows(&self, context: &Context, first: usize, rows: &Buffer, count: usize) {
+        let row = self.cols.div_ceil(BLOCK) * self.format.value_bytes();
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        for part in &self.parts {
+            let begin = first.max(part.first_row);
+            let end = (first + count).min(part.first_row + part.rows);
+            if begin < end {
+                let (from, to) = ((begin - first) * row, (part.at + begin - part.first_row) * row);
+                let bytes = Some(((end - begin) * row) as u64);
+                encoder.copy_buffer_to_buffer(rows, from as u64, &part.values, to as u64, bytes);
+            }
+        }
+        context.submit(encoder);
+    }
+
     /// A matrix that holds `values`, quantised to `format`: for tests and small tables.
     pub fn from_f32(
         context: &Context,
@@ -195,6 +213,43 @@ impl Matrix {
         }
         matrix.write_rows(context, 0, &packed);
         Ok(matrix)
+    }
+
+    /// Copies a matrix of [`Format::F32`] back: (out, in), row by row, without the padding.
+    ///
+    /// # Errors
+    /// Another format.
+    pub async fn read_f32(&self, context: &Context) -> Result<Vec<f32>> {
+        if self.format != Format::F32 {
+            return Err(Error::invalid(format!("the matrix is {:?}, not F32", self.format)));
+        }
+        let stride = self.cols.next_multiple_of(BLOCK);
+        let mut values = Vec::with_capacity(self.rows * self.cols);
+        for part in &self.parts {
+            let padded = context.read(&part.values, part.at * stride, part.rows * stride).await?;
+            values.extend(padded.chunks_exact(stride).flat_map(|row: &[f32]| &row[..self.cols]));
+        }
+        Ok(values)
+    }
+
+    /// Whether the other one shares its place in memory.
+    pub fn is(&self, other: &Self) -> bool {
+        match (&self.parts[..], &other.parts[..]) {
+            ([own, ..], [others, ..]) => *own.values == *others.values && own.at == others.at,
+            _ => false,
+        }
+    }
+
+    /// The buffers of its values, which it may share with those it is stacked with.
+    pub fn buffers(&self) -> impl Iterator<Item = &Buffer> {
+        self.parts.iter().map(|part| &part.values)
+    }
+
+    /// Where its values are in `buffer`, one of [`Self::buffers`], in f32.
+    pub fn places(&self, buffer: &Buffer) -> impl Iterator<Item = Place> {
+        let stride = self.cols.next_multiple_of(BLOCK);
+        let own = self.parts.iter().filter(|part| *part.values == **buffer);
+        own.map(move |part| Place::matrix(part.at * stride, part.rows, self.cols, stride))
     }
 
     /// How it is stored.

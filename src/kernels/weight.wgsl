@@ -7,11 +7,6 @@ override FORMAT: u32 = 0u; // 0 f32, 1 f16, 2 q8, 3 q4
 
 const BLOCK = 32u;
 
-struct Eight {
-    a: vec4<f32>,
-    b: vec4<f32>,
-}
-
 fn signed_bytes(word: u32) -> vec4<f32> {
     return vec4<f32>(vec4<i32>(vec4<u32>(word << 24u, word << 16u, word << 8u, word)) >> vec4<u32>(24u));
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::ModelConfig;
+use super::{ModelConfig, NamedTensor};
 
 /// A linear layer of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,17 +71,29 @@ impl Target {
     }
 }
 
-/// The updates of an adapter by block and layer. `U` is a [`Lora`](crate::ops::Lora), or what else
-/// an implementation of [`Ops`](crate::ops::Ops) can do.
+/// The updates of an adapter by block and layer, and the weights that it brings along. `U` is a
+/// [`Lora`](crate::ops::Lora), or what else an implementation of [`Ops`](crate::ops::Ops) can do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter<U> {
     updates: BTreeMap<(usize, Target), U>,
+    weights: BTreeMap<String, NamedTensor>,
 }
 
 impl<U> Adapter<U> {
     /// An adapter of these updates.
     pub fn new(updates: impl IntoIterator<Item = ((usize, Target), U)>) -> Self {
-        Self { updates: updates.into_iter().collect() }
+        Self { updates: updates.into_iter().collect(), weights: BTreeMap::new() }
+    }
+
+    /// The adapter with weights that take the place of the model's, by their names in its checkpoint
+    /// (`model.embed_tokens.weight`): PEFT's `modules_to_save`, MLX-LM's full fine-tuning.
+    pub fn with_weights(self, weights: BTreeMap<String, NamedTensor>) -> Self {
+        Self { weights, ..self }
+    }
+
+    /// The weights that take the place of the model's.
+    pub fn weights(&self) -> &BTreeMap<String, NamedTensor> {
+        &self.weights
     }
 
     /// The update of one layer, if it has one.
@@ -89,9 +101,14 @@ impl<U> Adapter<U> {
         self.updates.get(&(layer, target))
     }
 
-    /// Whether it updates nothing.
+    /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.updates.is_empty()
+        self.updates.is_empty() && self.weights.is_empty()
+    }
+
+    /// Whether all it has are weights.
+    pub fn is_full(&self) -> bool {
+        self.updates.is_empty() && !self.weights.is_empty()
     }
 
     /// Every update, block by block.

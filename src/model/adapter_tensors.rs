@@ -63,9 +63,29 @@ impl AdapterTensors {
     /// Whether it is an adapter of a model of `config`; `name` is the adapter in errors.
     ///
     /// # Errors
-    /// The first update that is of a block the model does not have, has another shape than the
-    /// model's layer, or a number that is not finite.
+    /// The first weight or update that is of a block the model does not have, has another shape than
+    /// the model's, or a number that is not finite.
     pub fn check(&self, name: &str, config: &ModelConfig) -> Result<()> {
+        for (weight, tensor) in self.weights() {
+            let problem = |what: String| Err(Error::format(name, format!("`{weight}`: {what}")));
+            let found = &tensor.shape;
+            match config.weight_shape(weight) {
+                None => return problem("the model has no such weight".into()),
+                Some(expected) if *found != expected => {
+                    return problem(format!(
+                        "it is {found:?}, but the model expects {expected:?}; the adapter is for \
+                         another model"
+                    ));
+                }
+                Some(_) => {}
+            }
+            if found.iter().product::<usize>() != tensor.values.len() {
+                return problem(format!("has {} values and shape {found:?}", tensor.values.len()));
+            }
+            if let Some(value) = tensor.values.iter().find(|value| !value.is_finite()) {
+                return problem(format!("holds {value}"));
+            }
+        }
         for (layer, target, lora) in self.iter() {
             let problem = |problem: String| {
                 let path = target.path();

@@ -2,6 +2,7 @@
 
 mod json;
 
+use super::Target;
 use crate::{Error, Result};
 
 /// The architectures there is a decoder for.
@@ -73,6 +74,49 @@ pub enum RopeScaling {
 }
 
 impl ModelConfig {
+    /// The names of the weights that a model of this shape has, without biases.
+    pub fn weight_names(&self) -> impl Iterator<Item = String> {
+        let of_block = |layer| {
+            let norms = ["input_layernorm", "post_attention_layernorm"];
+            let paths = norms.into_iter().chain(Target::ALL.map(Target::path));
+            paths.map(move |path| format!("model.layers.{layer}.{path}.weight"))
+        };
+        let head = (!self.tie_word_embeddings).then_some("lm_head.weight");
+        let others = ["model.embed_tokens.weight", "model.norm.weight"].into_iter().chain(head);
+        (0..self.num_hidden_layers).flat_map(of_block).chain(others.map(str::to_owned))
+    }
+
+    /// The shape of a weight by its name in Hugging Face's checkpoints; none if no model of this shape
+    /// has it.
+    pub fn weight_shape(&self, name: &str) -> Option<Vec<usize>> {
+        let (path, which) = name.rsplit_once('.')?;
+        let linear = |ins, outs| match which {
+            "weight" => Some(vec![outs, ins]),
+            "bias" => Some(vec![outs]),
+            _ => None,
+        };
+        let norm = || (which == "weight").then(|| vec![self.hidden_size]);
+        match path {
+            "model.embed_tokens" if which == "weight" => linear(self.hidden_size, self.vocab_size),
+            "lm_head" if !self.tie_word_embeddings => linear(self.hidden_size, self.vocab_size),
+            "model.norm" => norm(),
+            _ => {
+                let (layer, path) = path.strip_prefix("model.layers.")?.split_once('.')?;
+                let layer: usize = layer.parse().ok()?;
+                match path {
+                    _ if layer >= self.num_hidden_layers => None,
+                    "input_layernorm" | "post_attention_layernorm" => norm(),
+                    _ => {
+                        let target =
+                            Target::ALL.into_iter().find(|target| target.path() == path)?;
+                        let (ins, outs) = target.shape(self);
+                        linear(ins, outs)
+                    }
+                }
+            }
+        }
+    }
+
     /// Refuses a model type there is no decoder for; `name` is the file that asks for it.
     pub(crate) fn check_model_type(name: &str, model_type: &str) -> Result<()> {
         if SUPPORTED_MODEL_TYPES.contains(&model_type) {

@@ -2,12 +2,13 @@
 
 use std::rc::Rc;
 
-use super::{Adapter, AdapterTensors};
+use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights, ModelConfig, Target};
 use crate::gpu::{Buffer, Context};
+use crate::kernels::optimizer::Place;
 use crate::ops::{Lora, Parameter};
 use crate::{Error, Result};
 
-/// An adapter on the GPU.
+/// An adapter on the GPU; a clone shares it.
 #[derive(Debug, Clone)]
 pub struct GpuAdapter {
     /// Where in [`Self::parameters`] each update lies.
@@ -16,15 +17,36 @@ pub struct GpuAdapter {
     pub parameters: Buffer,
     /// Number of parameters.
     pub count: usize,
+    /// The weights that it brings along, and the model that has them.
+    pub weights: Option<GpuWeights>,
 }
 
 impl GpuAdapter {
-    /// Copies `tensors` to the device of `context`. They have to be [`AdapterTensors::check`]ed
-    /// for the model that they will be used with.
+    /// Copies `tensors` to the device of `context`, with the weights that they bring along for a
+    /// copy of `llama`. They have to be [`AdapterTensors::check`]ed for that model.
     ///
     /// # Errors
     /// A DoRA adapter; more parameters than a buffer of the device holds.
+    pub fn load(context: &Context, llama: &GpuLlama, tensors: &AdapterTensors) -> Result<Self> {
+        let weights = match tensors.weights() {
+            none if none.is_empty() => None,
+            weights => Some(GpuWeights::replaced(context, llama, weights)?),
+        };
+        Ok(Self { weights, ..Self::upload_updates(context, tensors)? })
+    }
+
+    /// Copies an adapter of updates alone to the device of `context`; see [`Self::load`].
+    ///
+    /// # Errors
+    /// As [`Self::load`]; weights among `tensors`, which need the model.
     pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
+        match tensors.weights().is_empty() {
+            true => Self::upload_updates(context, tensors),
+            false => Err(Error::invalid("the adapter brings weights; load it with its model")),
+        }
+    }
+
+    fn upload_updates(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
         if tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
             return Err(Error::invalid(
                 "it is a DoRA adapter, for which the wgpu engine has no kernels; use --engine burn",
@@ -53,7 +75,18 @@ impl GpuAdapter {
                 )
             })
             .collect();
-        Ok(Self { adapter: Rc::new(Adapter::new(updates)), parameters, count })
+        Ok(Self { adapter: Rc::new(Adapter::new(updates)), parameters, count, weights: None })
+    }
+
+    /// What its parameters are, for update rules that treat matrices as such; the adapter is one of a
+    /// model of `config`.
+    pub fn places(&self, config: &ModelConfig) -> Vec<Place> {
+        let both = |(_, target, lora): (usize, Target, &Lora<Parameter>)| {
+            let (ins, outs) = target.shape(config);
+            let a = Place::matrix(lora.a.offset, ins, lora.rank, lora.rank);
+            [a, Place::matrix(lora.b.offset, lora.rank, outs, outs)]
+        };
+        self.adapter.iter().flat_map(both).collect()
     }
 
     /// Copies the parameters back.
@@ -76,7 +109,11 @@ impl GpuAdapter {
                 Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None },
             ));
         }
-        Ok(Adapter::new(updates))
+        let weights = match &self.weights {
+            Some(weights) => weights.set.download(context).await?,
+            None => Default::default(),
+        };
+        Ok(Adapter::new(updates).with_weights(weights))
     }
 }
 

@@ -3,8 +3,7 @@
 
 use super::load::{Load, rows_f32};
 use super::{Llama, ModelConfig};
-use crate::formats::quant::{quantize_q4_0, quantize_q8_0};
-use crate::formats::{Checkpoint, DType};
+use crate::formats::{Checkpoint, DType, quantize};
 use crate::gpu::{Buffer, Context};
 use crate::kernels::weight::{BLOCK, Format, Matrix, PackedRows};
 use crate::{Error, Result};
@@ -221,8 +220,7 @@ fn encode(dtype: DType, row: &[f32]) -> Result<Vec<u8>> {
         DType::F16 => {
             Ok(whole.iter().flat_map(|&v| half::f16::from_f32(v).to_le_bytes()).collect())
         }
-        DType::Q8_0 => quantize_q8_0(&whole),
-        DType::Q4_0 => quantize_q4_0(&whole),
+        DType::Q8_0 | DType::Q4_0 => quantize(dtype, &whole),
         _ => Ok(whole.iter().flat_map(|v| v.to_le_bytes()).collect()),
     }
 }

@@ -8,7 +8,7 @@ use crate::kernels::attention::AttentionShape;
 use crate::ops::{Adapted, Linear, Norm, Ops};
 
 /// A decoder's frozen weights. `M` is a matrix, `V` a vector of whoever computes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Llama<M, V> {
     /// Its shape.
     pub config: ModelConfig,
@@ -23,7 +23,7 @@ pub struct Llama<M, V> {
 }
 
 /// One block: attention and a gated MLP, each behind a norm and added to the residual stream.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Block<M, V> {
     /// (hidden_size)
     pub input_layernorm: V,

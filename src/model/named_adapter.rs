@@ -31,7 +31,7 @@ pub struct NamedTensor {
 /// Any adapter in plain memory.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AnyAdapter {
-    /// LoRA, with or without DoRA's magnitudes.
+    /// LoRA, with or without DoRA's magnitudes, and weights that take the place of the model's.
     Lora(AdapterTensors),
     /// Another kind.
     Named(NamedAdapter),
@@ -41,6 +41,7 @@ impl AnyAdapter {
     /// Its kind, as people call it.
     pub fn kind(&self) -> &str {
         match self {
+            AnyAdapter::Lora(tensors) if tensors.is_full() => "full",
             AnyAdapter::Lora(tensors) => {
                 match tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
                     true => "DoRA",
@@ -67,13 +68,14 @@ impl AnyAdapter {
     /// Number of parameters.
     pub fn count(&self) -> usize {
         match self {
-            AnyAdapter::Lora(tensors) => tensors
-                .iter()
-                .map(|(_, _, lora)| {
+            AnyAdapter::Lora(tensors) => {
+                let updates = tensors.iter().map(|(_, _, lora)| {
                     let magnitude = lora.magnitude.as_ref().map_or(0, Vec::len);
                     lora.a.len() + lora.b.len() + magnitude
-                })
-                .sum(),
+                });
+                let weights = tensors.weights().values().map(|weight| weight.values.len());
+                updates.chain(weights).sum()
+            }
             AnyAdapter::Named(named) => named.tensors.values().map(|t| t.values.len()).sum(),
         }
     }

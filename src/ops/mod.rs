@@ -11,7 +11,7 @@ mod tape;
 
 pub use gpu::{GpuLora, GpuOps, KvCache, Parameter, Pool};
 pub use reference::{Reference, Rows};
-pub use tape::{Tape, Tracked};
+pub use tape::{Tape, Tracked, WeightGradients};
 
 use crate::Result;
 use crate::kernels::attention::AttentionShape;

@@ -1,9 +1,9 @@
 //! [`Ops`] recorded on the GPU together with what their backward needs.
 //!
 //! The tape remembers one entry per coarse operation and writes the backward dispatches behind the
-//! forward ones. Weights are frozen: gradients flow towards the adapter's parameters alone, and an
-//! operation without an adapter at or below it leaves no entry, so that nothing below the first
-//! adapted block costs a backward dispatch.
+//! forward ones. Gradients flow towards an adapter's parameters and the weights that are trained
+//! themselves, if any; an operation with neither at or below it leaves no entry, so that nothing below
+//! the first trained block costs a backward dispatch.
 
 use std::collections::HashMap;
 
@@ -14,6 +14,7 @@ use crate::gpu::{Buffer, Recording};
 use crate::kernels::add::add;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::attention_backward;
+use crate::kernels::embedding_gradient::embedding_gradient;
 use crate::kernels::kv::KvType;
 use crate::kernels::lora::{
     Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_up_backward,
@@ -22,7 +23,9 @@ use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::rms_norm_backward::rms_norm_backward;
 use crate::kernels::rope::rope;
 use crate::kernels::silu_mul::silu_mul_backward;
+use crate::kernels::vector_gradient::{bias_gradient, norm_gradient};
 use crate::kernels::weight::Matrix;
+use crate::kernels::weight_gradient::weight_gradient;
 use crate::kernels::{Tensor, embedding, rms_norm, silu_mul};
 
 /// A tensor on the tape.
@@ -40,8 +43,45 @@ impl Tracked {
     }
 }
 
+/// Where the gradients of weights that are trained themselves are added up.
+#[derive(Debug, Clone, Default)]
+pub struct WeightGradients {
+    matrices: Vec<(Matrix, Matrix)>,
+    vectors: Vec<(Buffer, Buffer)>,
+}
+
+impl WeightGradients {
+    /// The gradient of `weight` (out, in) is added to `gradient`, as large and in f32.
+    pub fn add_matrix(&mut self, weight: &Matrix, gradient: &Matrix) {
+        self.matrices.push((weight.clone(), gradient.clone()));
+    }
+
+    /// The gradient of a bias or a norm's weight is added to `gradient`, as large and in f32.
+    pub fn add_vector(&mut self, weight: &Buffer, gradient: &Buffer) {
+        self.vectors.push((weight.clone(), gradient.clone()));
+    }
+
+    /// Where that of `weight` goes, if it is trained.
+    pub fn matrix(&self, weight: &Matrix) -> Option<&Matrix> {
+        self.matrices.iter().find(|(found, _)| found.is(weight)).map(|(_, gradient)| gradient)
+    }
+
+    fn vector(&self, weight: &Buffer) -> Option<&Buffer> {
+        self.vectors.iter().find(|(found, _)| **found == **weight).map(|(_, gradient)| gradient)
+    }
+
+    fn has_layer(&self, layer: &Linear<Matrix, Buffer>) -> bool {
+        self.matrix(&layer.weight).is_some()
+            || layer.bias.as_ref().is_some_and(|bias| self.vector(bias).is_some())
+    }
+}
+
 /// What the backward of one operation needs. A missing id needs no gradient.
 enum Entry {
+    Embedding {
+        table: Matrix,
+        y: usize,
+    },
     RmsNorm {
         x: Tracked,
         weight: Buffer,
@@ -50,7 +90,7 @@ enum Entry {
     },
     Linear {
         x: Tracked,
-        weight: Matrix,
+        layer: Linear<Matrix, Buffer>,
         lora: Option<(GpuLora, Tensor)>,
         y: usize,
     },
@@ -116,6 +156,7 @@ pub struct Tape {
     paused: bool,
     /// The gradients of the adapter's parameters, laid out as the parameters are.
     parameter_gradients: Buffer,
+    weight_gradients: WeightGradients,
     entries: Vec<Entry>,
     gradients: HashMap<usize, Tensor>,
     ids: usize,
@@ -130,6 +171,7 @@ impl Tape {
             keeps_all: false,
             paused: false,
             parameter_gradients: parameter_gradients.clone(),
+            weight_gradients: WeightGradients::default(),
             entries: Vec::new(),
             gradients: HashMap::new(),
             ids: 0,
@@ -139,6 +181,11 @@ impl Tape {
     /// Keeps what is between the layers of an MLP too.
     pub fn keep_all(self) -> Self {
         Self { keeps_all: true, ..self }
+    }
+
+    /// Adds up the gradients of these weights too.
+    pub fn training(self, weight_gradients: WeightGradients) -> Self {
+        Self { weight_gradients, ..self }
     }
 
     /// The recorder below, for operations that need no backward of their own.
@@ -178,15 +225,25 @@ impl Tape {
 
     fn backward_entry(&mut self, entry: Entry) -> Result<()> {
         match entry {
+            Entry::Embedding { table, y } => {
+                let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
+                let Some(gradient) = self.weight_gradients.matrix(&table) else { return Ok(()) };
+                embedding_gradient(&mut self.ops.recorder, &self.ops.tokens, &dy, gradient)
+            }
             Entry::RmsNorm { x, weight, eps, y } => {
                 let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
+                if let Some(gradient) = self.weight_gradients.vector(&weight) {
+                    let scales = self.ops.tensor(1)?;
+                    let r = &mut self.ops.recorder;
+                    norm_gradient(r, &x.tensor, eps, &dy, &scales, gradient)?;
+                }
                 let Some((dx, accumulate)) = self.gradient(&x)? else { return Ok(()) };
                 let r = &mut self.ops.recorder;
                 rms_norm_backward(r, &x.tensor, &weight, eps, &dy, &dx, accumulate)
             }
-            Entry::Linear { x, weight, lora, y } => {
+            Entry::Linear { x, layer, lora, y } => {
                 let Some(dy) = self.gradients.remove(&y) else { return Ok(()) };
-                self.backward_linear(&x, &weight, lora.as_ref(), &dy)
+                self.backward_linear(&x, &layer, lora.as_ref(), &dy)
             }
             Entry::Residual { x, y } => {
                 // The sum's gradient is its summand's. The linear layer's entry comes after this
@@ -272,17 +329,23 @@ impl Tape {
         }
     }
 
-    /// The product of the normalised x with a layer, and what [`Entry::Normed`] keeps of it.
+    /// Whether an update of the layer or the layer itself is trained.
+    fn is_trained(&self, adapted: &Adapted<'_, Matrix, Buffer, GpuLora>) -> bool {
+        adapted.update.is_some() || self.weight_gradients.has_layer(adapted.layer)
+    }
+
+    /// The product of the normalised x with a layer, and what [`Entry::Normed`] keeps of it; `below`
+    /// says whether the normalised x has a gradient.
     fn product_of(
         &mut self,
         normed: &Tensor,
         adapted: &Adapted<'_, Matrix, Buffer, GpuLora>,
-        x: &Tracked,
+        below: bool,
     ) -> Result<(Tracked, Product)> {
         let Adapted { layer, update } = adapted;
         let tensor = self.ops.tensor(layer.weight.rows())?;
         let down = self.ops.linear_into(normed, layer, *update, None, &tensor)?;
-        let id = self.track(x.id.is_some() || update.is_some());
+        let id = self.track(below || self.is_trained(adapted));
         let (layer, lora, y) = ((*layer).clone(), update.cloned(), self.ids);
         Ok((Tracked { tensor, id }, Product { layer, lora, down, y }))
     }
@@ -297,9 +360,9 @@ impl Tape {
         residual: Option<&Tracked>,
         y: usize,
     ) {
-        if x.id.is_some() || lora.is_some() {
-            let (x, weight) = (x.clone(), layer.weight.clone());
-            self.entries.push(Entry::Linear { x, weight, lora: lora.cloned().zip(down), y });
+        if x.id.is_some() || lora.is_some() || self.weight_gradients.has_layer(layer) {
+            let (x, layer) = (x.clone(), layer.clone());
+            self.entries.push(Entry::Linear { x, layer, lora: lora.cloned().zip(down), y });
         }
         if let Some(residual) = residual {
             self.entries.push(Entry::Residual { x: residual.clone(), y });
@@ -307,17 +370,25 @@ impl Tape {
     }
 
     /// With `Y = X Wᵀ + s (X A) B`: `dH = s dY Bᵀ`, `dA = Xᵀ dH`, `dB = s (X A)ᵀ dY` and
-    /// `dX = dY W + dH Aᵀ`. `dW` is never formed.
+    /// `dX = dY W + dH Aᵀ`. `dW = dYᵀ X` is formed where it is trained, and nowhere else.
     fn backward_linear(
         &mut self,
         x: &Tracked,
-        weight: &Matrix,
+        layer: &Linear<Matrix, Buffer>,
         lora: Option<&(GpuLora, Tensor)>,
         dy: &Tensor,
     ) -> Result<()> {
         let dx = self.gradient(x)?;
+        let r = &mut self.ops.recorder;
         if let Some((dx, accumulate)) = &dx {
-            matmul_transposed(&mut self.ops.recorder, dy, weight, dx, *accumulate)?;
+            matmul_transposed(r, dy, &layer.weight, dx, *accumulate)?;
+        }
+        if let Some(gradient) = self.weight_gradients.matrix(&layer.weight) {
+            weight_gradient(r, &x.tensor, dy, gradient)?;
+        }
+        let bias = layer.bias.as_ref().and_then(|bias| self.weight_gradients.vector(bias));
+        if let Some(gradient) = bias {
+            bias_gradient(r, dy, gradient)?;
         }
         let Some((lora, down)) = lora else { return Ok(()) };
         let d_down = self.ops.tensor(lora.rank)?;
@@ -360,13 +431,17 @@ impl Ops for Tape {
     fn embedding(&mut self, table: &Matrix) -> Result<Tracked> {
         let y = self.ops.tensor(table.cols())?;
         embedding::embedding(&mut self.ops.recorder, table, &self.ops.tokens, &y)?;
-        Ok(Tracked { tensor: y, id: None })
+        let id = self.track(self.weight_gradients.matrix(table).is_some());
+        if let Some(y) = id {
+            self.entries.push(Entry::Embedding { table: table.clone(), y });
+        }
+        Ok(Tracked { tensor: y, id })
     }
 
     fn rms_norm(&mut self, x: &Tracked, weight: &Buffer, eps: f32) -> Result<Tracked> {
         let y = self.ops.tensor(x.tensor.cols())?;
         rms_norm::rms_norm(&mut self.ops.recorder, &x.tensor, weight, eps, &y)?;
-        let id = self.track(x.id.is_some());
+        let id = self.track(x.id.is_some() || self.weight_gradients.vector(weight).is_some());
         if let Some(y) = id {
             self.entries.push(Entry::RmsNorm { x: x.clone(), weight: weight.clone(), eps, y });
         }
@@ -382,8 +457,9 @@ impl Ops for Tape {
     ) -> Result<Tracked> {
         let y = self.ops.tensor(layer.weight.rows())?;
         let down = self.ops.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
-        let trained = x.id.is_some() || lora.is_some() || residual.is_some_and(|r| r.id.is_some());
-        let id = self.track(trained);
+        let trained = self.is_trained(&Adapted { layer, update: lora });
+        let below = x.id.is_some() || residual.is_some_and(|r| r.id.is_some());
+        let id = self.track(trained || below);
         if let Some(id) = id {
             self.note_linear(x, layer, lora, down, residual, id);
         }
@@ -446,7 +522,8 @@ impl Ops for Tape {
         shape: AttentionShape,
     ) -> Result<Tracked> {
         let [inner @ .., o] = layers;
-        let trained = x.id.is_some() || inner.iter().any(|layer| layer.update.is_some());
+        let below = x.id.is_some() || self.weight_gradients.vector(norm.weight).is_some();
+        let trained = below || inner.iter().any(|layer| self.is_trained(layer));
         if self.keeps_all || !trained {
             return super::self_attention(self, layer, x, norm, layers, shape);
         }
@@ -455,9 +532,9 @@ impl Ops for Tape {
         self.paused = false;
         let normed = normed?.tensor;
         let [q, k, v] = inner;
-        let (q, kept_q) = self.product_of(&normed, q, x)?;
-        let (k, kept_k) = self.product_of(&normed, k, x)?;
-        let (v, kept_v) = self.product_of(&normed, v, x)?;
+        let (q, kept_q) = self.product_of(&normed, q, below)?;
+        let (k, kept_k) = self.product_of(&normed, k, below)?;
+        let (v, kept_v) = self.product_of(&normed, v, below)?;
         drop(normed);
         let layers = [kept_q, kept_k, kept_v];
         let norm = (norm.weight.clone(), norm.eps);
@@ -475,7 +552,8 @@ impl Ops for Tape {
         layers: &[Adapted<'_, Matrix, Buffer, GpuLora>; 3],
     ) -> Result<Tracked> {
         let [gate, up, down] = layers;
-        let trained = x.id.is_some() || layers.iter().any(|layer| layer.update.is_some());
+        let below = x.id.is_some() || self.weight_gradients.vector(norm.weight).is_some();
+        let trained = below || layers.iter().any(|layer| self.is_trained(layer));
         if self.keeps_all || !trained {
             return super::mlp(self, x, norm, layers);
         }

@@ -12,7 +12,7 @@ mod gguf;
 mod python_json;
 mod stop;
 mod stream;
-mod tokenizer;
+pub(crate) mod tokenizer;
 
 pub use chat::{ChatTemplate, Message, RenderOptions};
 pub use date::LocalTime;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::decoding::Decoding;
 use super::gguf;
@@ -75,6 +75,27 @@ impl Tokenizer {
     pub fn from_gguf(metadata: &GgufTokenizer) -> Result<Self> {
         let (tokenizer, decoding, bos) = gguf::build(metadata)?;
         Ok(Self::new(tokenizer, decoding, bos))
+    }
+
+    /// A `tokenizer.json` of it, from which [`Self::from_json`] reads the same.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`] if it can't be written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let refused = |error| Error::invalid(format!("the tokenizer can't be written: {error}"));
+        let mut file = serde_json::to_value(&self.inner.tokenizer).map_err(refused)?;
+        if let Some(bos) = self.inner.bos {
+            let token = self.known_token(bos)?;
+            let special = |segment: u32| json!({"SpecialToken": {"id": token, "type_id": segment}});
+            let text = |of: &str, segment: u32| json!({"Sequence": {"id": of, "type_id": segment}});
+            file["post_processor"] = json!({
+                "type": "TemplateProcessing",
+                "single": [special(0), text("A", 0)],
+                "pair": [special(0), text("A", 0), special(1), text("B", 1)],
+                "special_tokens": {&*token: {"id": token, "ids": [bos], "tokens": [token]}},
+            });
+        }
+        serde_json::to_vec(&file).map_err(refused)
     }
 
     fn new(tokenizer: tokenizers::Tokenizer, decoding: Decoding, bos: Option<u32>) -> Self {
@@ -189,7 +210,7 @@ fn keep_offsets(processor: &mut Value) {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use serde_json::json;
 
     use super::*;
@@ -207,7 +228,7 @@ pub(super) mod tests {
         Tokenizer::from_gguf(&tiny_metadata()).unwrap()
     }
 
-    pub(in crate::text) fn tiny_metadata() -> GgufTokenizer {
+    pub(crate) fn tiny_metadata() -> GgufTokenizer {
         let mut alphabet: Vec<char> =
             tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
         alphabet.sort_unstable();
@@ -231,7 +252,7 @@ pub(super) mod tests {
         Tokenizer::from_gguf(&sentencepiece_metadata()).unwrap()
     }
 
-    pub(in crate::text) fn sentencepiece_metadata() -> GgufTokenizer {
+    pub(crate) fn sentencepiece_metadata() -> GgufTokenizer {
         let mut tokens = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
         tokens.extend((0..=255).map(|byte| format!("<0x{byte:02X}>")));
         let mut token_type = vec![2, 3, 3];

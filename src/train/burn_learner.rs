@@ -8,18 +8,19 @@ use burn::optim::{AdamWState, Optimizer as _};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Gradients, Int, Tensor, TensorData};
 
-use super::config::{Optimizer, TrainConfig};
+use super::config::{AdapterType, Optimizer, TrainConfig};
 use super::learner::{Learner, LearnerState, TrainStep};
 use super::trainer::Room;
-use crate::Result;
 use crate::burn::{
     AdapterKind, BottleneckConfig, BurnAdapter, BurnModel, BurnOps, LinearUpdate, LoraConfig,
     Packed, flat_gradients, flat_parameters, parameter_names, read, with_parameters,
 };
 use crate::data::batch::Batch;
 use crate::data::token::Target;
+use crate::kernels::optimizer::Rule;
 use crate::model::{Adapter, AnyAdapter, rope_table};
 use crate::ops::Ops as _;
+use crate::{Error, Result};
 
 /// Bytes of logits that exist at once; autodiff holds a few times that.
 const LOGITS_BYTES: usize = 16 << 20;
@@ -70,6 +71,25 @@ impl<A: AdapterKind> BurnLearner<A> {
             gradient_norm: 0.0,
             updates: 0,
             history: Vec::new(),
+        }
+    }
+
+    /// Whether burn trains by the rules of `config`.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: what our own kernels alone do.
+    pub fn check(config: &TrainConfig) -> Result<()> {
+        let needs = |what: &str| Err(Error::invalid(format!("{what} needs --engine wgpu")));
+        match config.optimizer {
+            Optimizer::Adam | Optimizer::Adamw | Optimizer::Sgd => {}
+            other => return needs(&format!("the optimizer {}", other.name())),
+        }
+        if config.adapter_type == AdapterType::Full {
+            return needs("full fine-tuning");
+        }
+        match config.modules_to_save.is_empty() {
+            true => Ok(()),
+            false => needs("modules-to-save"),
         }
     }
 
@@ -183,11 +203,31 @@ impl<A: AdapterKind> BurnLearner<A> {
         Tensor::cat(parts.flatten().collect(), 0)
     }
 
+    /// One update. Those of Adam and AdamW are burn's.
+    fn update(&mut self, gradients: Tensor<1>, learning_rate: f32) {
+        let Rule::Sgd(sgd) = self.config.rule() else {
+            return self.update_by_adam(gradients, learning_rate);
+        };
+        let flat = Tensor::cat(flat_parameters(&self.adapter), 0);
+        let gradients = gradients + flat.clone() * sgd.weight_decay;
+        let velocity = match self.moments.take() {
+            Some([velocity, _]) => velocity * sgd.momentum + gradients.clone(),
+            None => gradients.clone(),
+        };
+        let change = match sgd.nesterov {
+            true => gradients + velocity.clone() * sgd.momentum,
+            false => velocity.clone(),
+        };
+        let none = Tensor::zeros([0], self.model.device.burn());
+        self.moments = (sgd.momentum != 0.0).then_some([velocity, none]);
+        self.adapter = with_parameters(&self.adapter, &(flat - change * learning_rate));
+    }
+
     /// One update by burn's Adam or AdamW.
     ///
     /// burn always corrects the moments for starting at zero. Without correction the step is
     /// `lr · m / (√v + eps)`, which is the corrected one with another `lr` and `eps`.
-    fn update(&mut self, gradients: Tensor<1>, learning_rate: f32) {
+    fn update_by_adam(&mut self, gradients: Tensor<1>, learning_rate: f32) {
         let adam = self.config.adam();
         let time = self.updates.max(1) as i32;
         let first = 1.0 - adam.beta1.powi(time);
@@ -214,7 +254,7 @@ impl<A: AdapterKind> BurnLearner<A> {
                 let (flat, state) = adam.step(rate, flat, gradients, before.map(AdamState::new));
                 (flat, state.map(|state| state.momentum))
             }
-            Optimizer::Adamw => {
+            _ => {
                 let adam = AdamWConfig::new().with_beta_1(beta1).with_beta_2(beta2);
                 let adam = adam.with_epsilon(eps).with_weight_decay(decay).build();
                 let (flat, state) = adam.step(rate, flat, gradients, before.map(AdamWState::new));
@@ -223,6 +263,15 @@ impl<A: AdapterKind> BurnLearner<A> {
         };
         self.moments = momentum.map(|state| [state.moment_1, state.moment_2]);
         self.adapter = with_parameters(&self.adapter, &flat);
+    }
+
+    /// How many values the rule keeps of the past, in both moments.
+    fn kept(&self) -> [usize; 2] {
+        match self.config.rule() {
+            Rule::Sgd(sgd) if sgd.momentum == 0.0 => [0, 0],
+            Rule::Sgd(_) => [self.count, 0],
+            _ => [self.count; 2],
+        }
     }
 
     fn tensor(&self, values: &[f32]) -> Tensor<1> {
@@ -286,8 +335,11 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
 
     async fn state(&self) -> Result<LearnerState> {
         let [first_moments, second_moments] = match &self.moments {
-            Some([first, second]) => [read(first.clone()).await?, read(second.clone()).await?],
-            None => [vec![0.0; self.count], vec![0.0; self.count]],
+            Some([first, second]) if second.dims()[0] > 0 => {
+                [read(first.clone()).await?, read(second.clone()).await?]
+            }
+            Some([first, _]) => [read(first.clone()).await?, Vec::new()],
+            None => self.kept().map(|count| vec![0.0; count]),
         };
         Ok(LearnerState {
             parameters: read(Tensor::cat(flat_parameters(&self.adapter), 0)).await?,
@@ -301,9 +353,9 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
     }
 
     fn restore(&mut self, state: &LearnerState) -> Result<()> {
-        state.check(self.count)?;
+        state.check(self.count, self.kept())?;
         self.adapter = with_parameters(&self.adapter, &self.tensor(&state.parameters));
-        self.moments = (state.updates > 0)
+        self.moments = (state.updates > 0 && !state.first_moments.is_empty())
             .then(|| [&state.first_moments, &state.second_moments].map(|m| self.tensor(m)));
         self.gradients = self.tensor(&state.gradients);
         self.gradient_norm = state.gradient_norm;

@@ -30,9 +30,9 @@ pub struct Checkpoint {
     pub interval: Vec<(usize, [f32; 2])>,
     /// Tokens with a loss since the start.
     pub trained_tokens: usize,
-    /// The adapter's parameters, flat.
+    /// What is trained, flat.
     pub parameters: Vec<f32>,
-    /// Adam's first moments.
+    /// Adam's first moments, momentum, Adafactor's means.
     pub first_moments: Vec<f32>,
     /// Adam's second moments.
     pub second_moments: Vec<f32>,
@@ -54,10 +54,6 @@ struct Metadata {
     trained_tokens: usize,
 }
 
-/// The key in the file's own metadata of the [`checksum`], a space, and [`Metadata`]. One key: the
-/// order of several would change from file to file.
-const METADATA: &str = "engram_checkpoint";
-
 const ARRAYS: [&str; 4] = ["parameters", "first_moments", "second_moments", "gradients"];
 
 /// FNV-1a, 64 bits, of the metadata and the arrays: notices what a disk or a copy has damaged.
@@ -69,6 +65,10 @@ fn checksum<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 }
 
 impl Checkpoint {
+    /// The key in the file's own metadata of a checksum, a space, and the rest as JSON. One key: the
+    /// order of several would change from file to file.
+    pub const METADATA: &str = "engram_checkpoint";
+
     /// The file's bytes.
     ///
     /// # Errors
@@ -112,7 +112,7 @@ impl Checkpoint {
             })
             .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
             .map_err(|e| Error::invalid(e.to_string()))?;
-        let metadata = HashMap::from([(METADATA.to_owned(), format!("{checksum} {json}"))]);
+        let metadata = HashMap::from([(Self::METADATA.to_owned(), format!("{checksum} {json}"))]);
         safetensors::serialize(views, Some(metadata)).map_err(|e| Error::invalid(e.to_string()))
     }
 
@@ -124,10 +124,10 @@ impl Checkpoint {
         let damaged = |why: String| Error::format(name, format!("not a checkpoint: {why}"));
         let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(e.to_string()))?;
-        let entry = header.metadata().as_ref().and_then(|map| map.get(METADATA));
+        let entry = header.metadata().as_ref().and_then(|map| map.get(Self::METADATA));
         let (sum, json) = entry
             .and_then(|entry| entry.split_once(' '))
-            .ok_or_else(|| damaged(format!("it has no `{METADATA}` with a checksum")))?;
+            .ok_or_else(|| damaged(format!("it has no `{}` with a checksum", Self::METADATA)))?;
         let mut parts = vec![json.as_bytes()];
         for tensor in ARRAYS {
             parts.push(file.tensor(tensor).map_err(|e| damaged(e.to_string()))?.data());

@@ -2,9 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::schedule::{Course, LrSchedule};
 use crate::data::batch::{BatchConfig, Semantics};
 use crate::data::tokens::LossOn;
-use crate::kernels::optimizer::Adam;
+use crate::kernels::adafactor::Adafactor;
+use crate::kernels::adam::Adam;
+use crate::kernels::muon::Muon;
+use crate::kernels::optimizer::Rule;
+use crate::kernels::sgd::Sgd;
 use crate::model::{AdapterTensors, ModelConfig, Target};
 use crate::{Error, Result};
 
@@ -16,6 +21,29 @@ pub enum Optimizer {
     Adam,
     /// Adam with decoupled weight decay (Loshchilov and Hutter, 2019).
     Adamw,
+    /// Gradient descent, with momentum if that is set.
+    Sgd,
+    /// Adafactor (Shazeer and Stern, 2018); our kernels do it.
+    Adafactor,
+    /// Muon (Jordan et al., 2024); our kernels do it.
+    Muon,
+}
+
+impl Optimizer {
+    /// Every optimizer.
+    pub const ALL: [Optimizer; 5] =
+        [Optimizer::Adam, Optimizer::Adamw, Optimizer::Sgd, Optimizer::Adafactor, Optimizer::Muon];
+
+    /// As a config file has it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Optimizer::Adam => "adam",
+            Optimizer::Adamw => "adamw",
+            Optimizer::Sgd => "sgd",
+            Optimizer::Adafactor => "adafactor",
+            Optimizer::Muon => "muon",
+        }
+    }
 }
 
 /// What an adapter adds to a linear layer.
@@ -32,6 +60,8 @@ pub enum AdapterType {
     Dora,
     /// A bottleneck behind the layer (Houlsby et al., 2019), `rank` features wide; burn trains it.
     Bottleneck,
+    /// None: every weight of the blocks themselves is trained; our kernels do it.
+    Full,
 }
 
 /// A training run. Every field counts; none is ignored.
@@ -50,16 +80,41 @@ pub struct TrainConfig {
     pub num_layers: i64,
     /// Linear layers that are adapted, by their paths in a block.
     pub keys: Vec<String>,
+    /// Modules whose weights are trained themselves and saved with the adapter, by the ends of their
+    /// paths as in PEFT: `embed_tokens`, `lm_head`, `norm`, `layers.29.mlp.up_proj`.
+    #[serde(default)]
+    pub modules_to_save: Vec<String>,
     /// Sequences a batch.
     pub batch_size: usize,
     /// Batches to train on.
     pub iters: usize,
     /// Step size.
     pub learning_rate: f32,
+    /// How the step size changes in the run; not at all if there is none.
+    #[serde(default)]
+    pub lr_schedule: Option<LrSchedule>,
     /// The update rule.
     pub optimizer: Optimizer,
-    /// AdamW's decay; Adam has none.
+    /// The decay of the parameters; Adam has none.
     pub weight_decay: f32,
+    /// Adam's decays of both moments.
+    #[serde(default = "betas")]
+    pub betas: [f64; 2],
+    /// What Adam adds to the root of the second moment.
+    #[serde(default = "eps")]
+    pub eps: f32,
+    /// SGD's and Muon's; none is MLX's default, 0 and 0.95.
+    #[serde(default)]
+    pub momentum: Option<f32>,
+    /// Whether SGD's and Muon's momentum is Nesterov's; none is MLX's default, no and yes.
+    #[serde(default)]
+    pub nesterov: Option<bool>,
+    /// Whether Adafactor takes step sizes of its own, and not the learning rate.
+    #[serde(default = "yes")]
+    pub relative_step: bool,
+    /// Whether Adafactor's steps are as large as the parameters are.
+    #[serde(default = "yes")]
+    pub scale_parameter: bool,
     /// Whether Adam's moments are corrected for starting at zero. MLX's are not.
     pub bias_correction: bool,
     /// Gradients of a larger norm are scaled down to it.
@@ -95,11 +150,19 @@ impl Default for TrainConfig {
             scale: 20.0,
             num_layers: 16,
             keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
+            modules_to_save: Vec::new(),
             batch_size: 4,
             iters: 100,
             learning_rate: 1e-5,
             optimizer: Optimizer::Adam,
             weight_decay: 0.0,
+            lr_schedule: None,
+            betas: betas(),
+            eps: eps(),
+            momentum: None,
+            nesterov: None,
+            relative_step: true,
+            scale_parameter: true,
             bias_correction: true,
             max_grad_norm: None,
             grad_accumulation_steps: 1,
@@ -138,12 +201,21 @@ impl TrainConfig {
             ("learning-rate", self.learning_rate),
             ("weight-decay", self.weight_decay),
             ("max-grad-norm", self.max_grad_norm.unwrap_or(1.0)),
+            ("eps", self.eps),
+            ("momentum", self.momentum.unwrap_or(0.0)),
         ];
         if let Some((name, value)) = finite.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
             return Err(Error::invalid(format!("{name} is {value}; it is a number from 0 up")));
         }
         if self.optimizer == Optimizer::Adam && self.weight_decay != 0.0 {
             return Err(Error::invalid("adam has no weight decay; use --optimizer adamw"));
+        }
+        if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
+            return Err(Error::invalid(format!("a beta is {beta}; it is from 0 to below 1")));
+        }
+        self.check_of_others()?;
+        if let Some(schedule) = &self.lr_schedule {
+            schedule.check()?;
         }
         if self.mask_prompt && self.assistant_only_loss {
             return Err(Error::invalid(
@@ -161,6 +233,36 @@ impl TrainConfig {
             return Err(Error::invalid("val-batches is at least 0, or -1 for all"));
         }
         self.targets().map(|_| ())
+    }
+
+    /// Refuses settings of another optimizer.
+    fn check_of_others(&self) -> Result<()> {
+        let default = Self::default();
+        let is_adam = matches!(self.optimizer, Optimizer::Adam | Optimizer::Adamw);
+        let has_momentum = matches!(self.optimizer, Optimizer::Sgd | Optimizer::Muon);
+        let is_adafactor = self.optimizer == Optimizer::Adafactor;
+        let others = [
+            ("betas", is_adam, self.betas != default.betas),
+            ("eps", is_adam, self.eps != default.eps),
+            ("momentum", has_momentum, self.momentum.is_some()),
+            ("nesterov", has_momentum, self.nesterov.is_some()),
+            ("relative-step", is_adafactor, !self.relative_step),
+            ("scale-parameter", is_adafactor, !self.scale_parameter),
+        ];
+        if let Some((name, ..)) = others.iter().find(|(_, has, is_set)| *is_set && !has) {
+            let optimizer = self.optimizer.name();
+            return Err(Error::invalid(format!("{optimizer} has no {name}; leave it out")));
+        }
+        let no_momentum = self.optimizer == Optimizer::Sgd && self.momentum.unwrap_or(0.0) == 0.0;
+        if no_momentum && self.nesterov == Some(true) {
+            return Err(Error::invalid("nesterov needs a momentum above 0"));
+        }
+        match self.momentum {
+            Some(momentum) if momentum >= 1.0 => {
+                Err(Error::invalid(format!("momentum is {momentum}; it is below 1")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The adapted linear layers of a block.
@@ -199,6 +301,12 @@ impl TrainConfig {
     /// [`Error::Invalid`]: more blocks than there are, a rank above the hidden size.
     pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
         self.layers(model)?;
+        let chosen = |key: &String| model.weight_names().any(|name| is_of(&name, key));
+        if let Some(key) = self.modules_to_save.iter().find(|key| !chosen(key)) {
+            return Err(Error::invalid(format!(
+                "modules-to-save: the model has no module `{key}` with weights of its own"
+            )));
+        }
         match self.rank <= model.hidden_size {
             true => Ok(()),
             false => Err(Error::invalid(format!(
@@ -214,8 +322,20 @@ impl TrainConfig {
     /// Keys or blocks that the model does not have.
     pub fn initial_adapter(&self, model: &ModelConfig) -> Result<AdapterTensors> {
         let (layers, targets) = (self.layers(model)?, self.targets()?);
+        if self.adapter_type == AdapterType::Full {
+            return Ok(AdapterTensors::new([]));
+        }
         let scale = self.update_scale();
         AdapterTensors::init(model, layers, &targets, self.rank, scale, self.seed)
+    }
+
+    /// Whether a weight of a model with blocks `layers` to train is trained itself, by its name.
+    pub fn trains_weight(&self, layers: &std::ops::Range<usize>, name: &str) -> bool {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.'));
+        let layer = layer.and_then(|(layer, _)| layer.parse().ok());
+        let whole = self.adapter_type == AdapterType::Full;
+        whole && layer.is_some_and(|layer| layers.contains(&layer))
+            || self.modules_to_save.iter().any(|key| is_of(name, key))
     }
 
     /// What an update is multiplied by.
@@ -245,8 +365,60 @@ impl TrainConfig {
         }
     }
 
-    /// Adam's constants, PyTorch's and MLX's defaults.
+    /// Adam's constants.
     pub fn adam(&self) -> Adam {
-        Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: self.weight_decay }
+        let [beta1, beta2] = self.betas;
+        Adam { beta1, beta2, eps: self.eps, weight_decay: self.weight_decay }
     }
+
+    /// The update rule with its constants, MLX's where none are set.
+    pub fn rule(&self) -> Rule {
+        let weight_decay = self.weight_decay;
+        let momentum = |default| self.momentum.unwrap_or(default);
+        let nesterov = |default| self.nesterov.unwrap_or(default);
+        match self.optimizer {
+            Optimizer::Adam | Optimizer::Adamw => Rule::Adam(self.adam()),
+            Optimizer::Sgd => {
+                Rule::Sgd(Sgd { momentum: momentum(0.0), nesterov: nesterov(false), weight_decay })
+            }
+            Optimizer::Adafactor => Rule::Adafactor(Adafactor {
+                weight_decay,
+                relative_step: self.relative_step,
+                scale_parameter: self.scale_parameter,
+                ..Adafactor::default()
+            }),
+            Optimizer::Muon => Rule::Muon(Muon {
+                momentum: momentum(0.95),
+                nesterov: nesterov(true),
+                weight_decay,
+                ns_steps: 5,
+            }),
+        }
+    }
+
+    /// The step size of an update, counted from 0.
+    pub fn rate(&self, update: usize) -> f32 {
+        let updates = self.iters / self.grad_accumulation_steps.max(1);
+        let course = Course { learning_rate: f64::from(self.learning_rate), updates };
+        let scheduled = self.lr_schedule.as_ref().map(|schedule| schedule.rate(update, course));
+        scheduled.map_or(self.learning_rate, |rate| rate as f32)
+    }
+}
+
+fn betas() -> [f64; 2] {
+    [0.9, 0.999]
+}
+
+fn eps() -> f32 {
+    1e-8
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Whether a weight is of the module whose path is `key` or ends in it.
+fn is_of(weight: &str, key: &str) -> bool {
+    let module = weight.rsplit_once('.').map_or(weight, |(module, _)| module);
+    module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
 }

@@ -9,16 +9,20 @@ use super::recording::{LossRecording, StepBuffers, StepRecording};
 use super::trainer::Room;
 use crate::data::batch::Batch;
 use crate::gpu::{Buffer, Context, Recorder, Recording, Step};
-use crate::kernels::optimizer::{OptimizerState, adam, gradient_norm};
-use crate::model::{AdapterTensors, AnyAdapter, GpuAdapter, GpuLlama};
+use crate::kernels::optimizer::{OptimizerState, Parameters, gradient_norm};
+use crate::model::{AdapterTensors, AnyAdapter, GpuAdapter, GpuLlama, GpuWeights};
 use crate::{Error, Result};
 
-/// A LoRA adapter in training on the GPU: one recording of a step, replayed batch by batch.
+/// An adapter, weights, or both in training on the GPU: one recording of a step, replayed batch by
+/// batch.
 #[derive(Debug)]
 pub struct GpuLearner {
     context: Context,
     config: TrainConfig,
+    /// What is trained.
     adapter: GpuAdapter,
+    /// The gradients of `adapter`, as it is laid out.
+    gradients: GpuAdapter,
     optimizer: OptimizerState,
     buffers: StepBuffers,
     /// Loss and gradient norm of each iteration of the interval, f32 (steps_per_report, 2).
@@ -41,31 +45,75 @@ impl GpuLearner {
         room: Room,
         config: &TrainConfig,
     ) -> Result<Self> {
-        if !matches!(config.adapter_type, AdapterType::Lora | AdapterType::Rslora) {
+        if matches!(config.adapter_type, AdapterType::Dora | AdapterType::Bottleneck) {
             return Err(Error::invalid(
-                "the wgpu engine trains the adapter types lora and rslora; use --engine burn",
+                "the wgpu engine trains the adapter types lora, rslora and full; use --engine burn",
             ));
         }
-        let adapter = GpuAdapter::upload(context, adapter)?;
-        let optimizer = OptimizerState::new(context, adapter.parameters.clone(), adapter.count)?;
-        let buffers = StepBuffers::new(context, model, room.tokens, room.positions)?;
+        let layers = config.layers(&model.config)?;
+        let mut adapter = GpuAdapter::load(context, model, adapter)?;
+        let base = match &adapter.weights {
+            None => model,
+            Some(brought) => {
+                let trains = |name: &str| config.trains_weight(&layers, name);
+                if let Some(name) = brought.set.weight_names().find(|name| !trains(name)) {
+                    return Err(Error::invalid(format!(
+                        "the adapter brings the weight `{name}`, which the settings do not train; \
+                         name its module in modules-to-save"
+                    )));
+                }
+                &brought.llama
+            }
+        };
+        let weights =
+            GpuWeights::copied(context, base, &|name| config.trains_weight(&layers, name))?;
+        let (model, count) = (weights.llama.clone(), weights.set.count());
+        let gradients = weights.set.gradients(context)?;
+        let onto = weights.set.onto(&gradients);
+        let mut arrays = Vec::new();
+        let parameter_gradients = context.storage("gradients", (adapter.count * 4) as u64)?;
+        if adapter.count > 0 {
+            arrays.push(Parameters {
+                values: adapter.parameters.clone(),
+                gradients: parameter_gradients.clone(),
+                count: adapter.count,
+                places: adapter.places(&model.config),
+            });
+        }
+        let pairs = weights.set.buffers().into_iter().zip(gradients.buffers());
+        arrays.extend(pairs.map(|((values, count), (gradients, _))| {
+            let places = weights.set.places(&values);
+            Parameters { values, gradients, count, places }
+        }));
+        if arrays.is_empty() {
+            return Err(Error::invalid("the settings leave nothing to train"));
+        }
+        let gradients = GpuAdapter {
+            parameters: parameter_gradients,
+            weights: (count > 0).then(|| GpuWeights { llama: model.clone(), set: gradients }),
+            ..adapter.clone()
+        };
+        adapter.weights = (count > 0).then_some(weights);
+        let optimizer = OptimizerState::new(context, arrays, config.rule())?;
+        let buffers = StepBuffers::new(context, &model, room.tokens, room.positions)?;
         let step = StepRecording::new(
             context,
-            model,
+            &model,
             &adapter.adapter,
-            &optimizer.gradients,
+            (&gradients.parameters, &onto),
             &buffers,
             config.grad_checkpoint,
         )?;
-        let validation = LossRecording::new(context, model, Some(&adapter.adapter), &buffers)?;
+        let validation = LossRecording::new(context, &model, Some(&adapter.adapter), &buffers)?;
         let mut update = Recorder::new(context, &buffers.step);
         gradient_norm(&mut update, &optimizer, config.max_grad_norm)?;
-        adam(&mut update, &optimizer, config.adam())?;
+        optimizer.update(&mut update)?;
         let history = context.storage("history", 8 * config.steps_per_report as u64)?;
         Ok(Self {
             context: context.clone(),
             config: config.clone(),
             adapter,
+            gradients,
             optimizer,
             buffers,
             history,
@@ -88,15 +136,13 @@ impl GpuLearner {
 
     /// The gradients of the last update, in the layout of the adapter.
     pub async fn gradients(&self) -> Result<AdapterTensors> {
-        let buffer = self.optimizer.gradients.clone();
-        let gradients = GpuAdapter { parameters: buffer, ..self.adapter.clone() };
-        gradients.download(&self.context).await
+        self.gradients.download(&self.context).await
     }
 }
 
 impl Learner for GpuLearner {
     fn parameter_count(&self) -> usize {
-        self.adapter.count
+        self.adapter.count + self.adapter.weights.as_ref().map_or(0, |weights| weights.set.count())
     }
 
     fn dispatches_per_step(&self) -> Option<usize> {
@@ -115,13 +161,16 @@ impl Learner for GpuLearner {
             gradient_scale: train.gradient_scale,
             first_moment_scale: moment_scale(adam.beta1),
             second_moment_scale: moment_scale(adam.beta2),
+            update: train.updates as u32,
             ..Default::default()
         };
         self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
 
         let mut encoder = self.context.device().create_command_encoder(&Default::default());
         if train.first {
-            encoder.clear_buffer(&self.optimizer.gradients, 0, None);
+            for array in &self.optimizer.arrays {
+                encoder.clear_buffer(&array.parameters.gradients, 0, None);
+            }
         }
         encoder.clear_buffer(&self.buffers.loss, 0, None);
         self.step.recording().encode(&mut encoder, step.tokens, 1)?;
@@ -160,28 +209,50 @@ impl Learner for GpuLearner {
     }
 
     async fn state(&self) -> Result<LearnerState> {
-        let read = |buffer| self.context.read(buffer, 0, self.adapter.count);
         let norm: Vec<f32> = self.context.read(&self.optimizer.clip, 1, 1).await?;
-        Ok(LearnerState {
-            parameters: read(&self.optimizer.parameters).await?,
-            first_moments: read(&self.optimizer.first_moments).await?,
-            second_moments: read(&self.optimizer.second_moments).await?,
-            gradients: read(&self.optimizer.gradients).await?,
+        let mut state = LearnerState {
             gradient_norm: norm[0],
             updates: self.updates,
-            history: Vec::new(),
-        })
+            ..LearnerState::default()
+        };
+        for array in &self.optimizer.arrays {
+            let Parameters { values, gradients, count, .. } = &array.parameters;
+            for (buffer, count, values) in [
+                (values, count, &mut state.parameters),
+                (&array.first.0, &array.first.1, &mut state.first_moments),
+                (&array.second.0, &array.second.1, &mut state.second_moments),
+                (gradients, count, &mut state.gradients),
+            ] {
+                values.extend(self.context.read::<f32>(buffer, 0, *count).await?);
+            }
+        }
+        Ok(state)
     }
 
     fn restore(&mut self, state: &LearnerState) -> Result<()> {
-        state.check(self.adapter.count)?;
-        for (buffer, values) in [
-            (&self.optimizer.parameters, &state.parameters),
-            (&self.optimizer.first_moments, &state.first_moments),
-            (&self.optimizer.second_moments, &state.second_moments),
-            (&self.optimizer.gradients, &state.gradients),
-        ] {
-            self.context.write(buffer, 0, bytemuck::cast_slice(values));
+        let arrays = &self.optimizer.arrays;
+        let moments = [
+            arrays.iter().map(|array| array.first.1).sum(),
+            arrays.iter().map(|array| array.second.1).sum(),
+        ];
+        state.check(self.optimizer.count(), moments)?;
+        let mut rest =
+            [&state.parameters[..], &state.first_moments, &state.second_moments, &state.gradients];
+        for array in arrays {
+            let Parameters { values, gradients, count, .. } = &array.parameters;
+            for ((buffer, count), rest) in [
+                (values, *count),
+                (&array.first.0, array.first.1),
+                (&array.second.0, array.second.1),
+                (gradients, *count),
+            ]
+            .into_iter()
+            .zip(&mut rest)
+            {
+                let (own, others) = rest.split_at(count);
+                self.context.write(buffer, 0, bytemuck::cast_slice(own));
+                *rest = others;
+            }
         }
         let norm = bytemuck::bytes_of(&state.gradient_norm);
         self.context.write(&self.optimizer.clip, 4, norm);
@@ -195,8 +266,16 @@ impl Learner for GpuLearner {
             let name = move |half| format!("model.layers.{layer}.{}.{half}", target.path());
             [(name("lora_a"), lora.a.offset), (name("lora_b"), lora.b.offset)]
         });
-        let starts: Vec<(String, usize)> = starts.collect();
-        let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([self.adapter.count]);
+        let mut starts: Vec<(String, usize)> = starts.collect();
+        if let Some(GpuWeights { set, .. }) = &self.adapter.weights {
+            let mut end = self.adapter.count;
+            for (name, (_, count)) in set.buffer_names().into_iter().zip(set.buffers()) {
+                starts.push((name, end));
+                end += count;
+            }
+        }
+        let end = self.optimizer.count();
+        let ends = starts.iter().skip(1).map(|(_, start)| *start).chain([end]);
         let ends: Vec<usize> = ends.collect();
         starts.into_iter().zip(ends).map(|((name, start), end)| (name, start..end)).collect()
     }

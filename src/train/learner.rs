@@ -61,16 +61,16 @@ pub struct TrainStep {
     pub updates: usize,
 }
 
-/// A learner between two batches: arrays of [`Learner::parameter_count`] values.
+/// A learner between two batches.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LearnerState {
-    /// The adapter's parameters.
+    /// What is trained.
     pub parameters: Vec<f32>,
-    /// Adam's first moments.
+    /// Adam's first moments, momentum, Adafactor's means: one of several a parameter.
     pub first_moments: Vec<f32>,
     /// Adam's second moments.
     pub second_moments: Vec<f32>,
-    /// Gradients so far.
+    /// Gradients so far, one a parameter.
     pub gradients: Vec<f32>,
     /// Norm of the gradients at the last update.
     pub gradient_norm: f32,
@@ -81,15 +81,21 @@ pub struct LearnerState {
 }
 
 impl LearnerState {
-    /// Refuses a state of another number of parameters than `count`.
-    pub(super) fn check(&self, count: usize) -> Result<()> {
-        let arrays = [&self.parameters, &self.first_moments, &self.second_moments, &self.gradients];
-        match arrays.into_iter().find(|values| values.len() != count) {
-            None => Ok(()),
-            Some(values) => Err(crate::Error::invalid(format!(
-                "the checkpoint has {} parameters, this model and these settings {count}",
-                values.len()
-            ))),
+    /// Refuses a state of another number of parameters than `count`, or of so many moments.
+    pub(super) fn check(&self, count: usize, moments: [usize; 2]) -> Result<()> {
+        for (values, expected, what) in [
+            (&self.parameters, count, "parameters"),
+            (&self.first_moments, moments[0], "first moments"),
+            (&self.second_moments, moments[1], "second moments"),
+            (&self.gradients, count, "gradients"),
+        ] {
+            if values.len() != expected {
+                return Err(crate::Error::invalid(format!(
+                    "the checkpoint has {} {what}, this model and these settings {expected}",
+                    values.len()
+                )));
+            }
         }
+        Ok(())
     }
 }

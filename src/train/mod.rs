@@ -1,4 +1,4 @@
-//! LoRA training.
+//! Training: of adapters, and of weights themselves.
 //!
 //! [`Trainer`] draws batches, says when to validate and to update, and keeps the losses; a
 //! [`Learner`] computes: [`GpuLearner`] replays one recorded step, `BurnLearner` asks burn. Neither
@@ -12,6 +12,7 @@ mod config;
 mod gpu_learner;
 mod learner;
 mod recording;
+mod schedule;
 mod trainer;
 
 #[cfg(feature = "burn")]
@@ -21,4 +22,5 @@ pub use config::{AdapterType, Optimizer, TrainConfig};
 pub use gpu_learner::GpuLearner;
 pub use learner::{Learner, LearnerState, TrainStep};
 pub use recording::{LossRecording, StepBuffers, StepRecording};
+pub use schedule::{Course, LrSchedule, ScheduleName};
 pub use trainer::{Event, Room, TrainData, Trainer};

@@ -5,9 +5,11 @@ use crate::gpu::{Buffer, Context, Recording, Step};
 use crate::kernels::cross_entropy::cross_entropy;
 use crate::kernels::loss_sum::loss_sum;
 use crate::kernels::matmul_transposed::matmul_transposed;
+use crate::kernels::weight::Matrix;
+use crate::kernels::weight_gradient::weight_gradient;
 use crate::kernels::{Target, Tensor, Token};
 use crate::model::{Adapter, GpuLlama, rope_table};
-use crate::ops::{GpuLora, GpuOps, Linear, Ops, Tape};
+use crate::ops::{GpuLora, GpuOps, Linear, Ops, Tape, WeightGradients};
 
 /// Bytes of logits that exist at once.
 const LOGITS_BYTES: usize = 8 << 20;
@@ -66,14 +68,16 @@ impl StepBuffers {
     }
 
     /// Records the loss of `normed`'s predictions, a chunk of tokens at a time, and the gradient
-    /// of `normed` if it is wanted.
+    /// of `normed` if it is wanted; with it that of the head, if that is trained.
     fn loss_head(
         &self,
         ops: &mut GpuOps,
-        head: &Linear<crate::kernels::weight::Matrix, Buffer>,
+        head: &Linear<Matrix, Buffer>,
         normed: &Tensor,
-        want_gradient: bool,
+        gradients: Option<&WeightGradients>,
     ) -> Result<Option<Tensor>> {
+        let want_gradient = gradients.is_some();
+        let of_head = gradients.and_then(|gradients| gradients.matrix(&head.weight));
         let vocab = head.weight.rows();
         let rows = (LOGITS_BYTES / (vocab * 4) / 32 * 32).clamp(32, self.capacity.max(32));
         let logits = ops.rows(rows, vocab + LOGITS_PAD)?;
@@ -85,6 +89,9 @@ impl StepBuffers {
             cross_entropy(r, (&chunk, vocab), &self.targets, &self.losses, want_gradient)?;
             if let Some(gradient) = &gradient {
                 matmul_transposed(r, &chunk, &head.weight, &gradient.window(begin, rows), false)?;
+            }
+            if let Some(of_head) = of_head {
+                weight_gradient(r, &normed.window(begin, rows), &chunk, of_head)?;
             }
         }
         loss_sum(ops.recorder(), &self.losses, &self.loss)?;
@@ -108,7 +115,7 @@ impl LossRecording {
         let hidden = model.hidden(&mut ops, adapter)?;
         let normed = ops.rms_norm(&hidden, &model.norm, model.config.rms_norm_eps)?;
         drop(hidden);
-        buffers.loss_head(&mut ops, &model.head(), &normed, false)?;
+        buffers.loss_head(&mut ops, &model.head(), &normed, None)?;
         Ok(Self(ops.finish()))
     }
 
@@ -124,16 +131,17 @@ pub struct StepRecording(Recording);
 
 impl StepRecording {
     /// Records forward and backward of `model` with `adapter`. The gradients are added to
-    /// `gradients`, which is laid out as the adapter's parameters are.
+    /// `gradients`, which is laid out as the adapter's parameters are, and to `weight_gradients`.
     pub fn new(
         context: &Context,
         model: &GpuLlama,
         adapter: &Adapter<GpuLora>,
-        gradients: &Buffer,
+        (gradients, weight_gradients): (&Buffer, &WeightGradients),
         buffers: &StepBuffers,
         grad_checkpoint: bool,
     ) -> Result<Self> {
-        let mut tape = Tape::new(buffers.ops(context), gradients);
+        let mut tape =
+            Tape::new(buffers.ops(context), gradients).training(weight_gradients.clone());
         if grad_checkpoint {
             // A block's at a time, from its input.
             tape = tape.keep_all();
@@ -150,18 +158,22 @@ impl StepRecording {
             }
         }
         let normed = tape.rms_norm(&x, &model.norm, model.config.rms_norm_eps)?;
-        let d_normed = buffers.loss_head(tape.ops(), &model.head(), normed.tensor(), true)?;
+        let (head, wanted) = (model.head(), Some(weight_gradients));
+        let d_normed = buffers.loss_head(tape.ops(), &head, normed.tensor(), wanted)?;
         let Some(d_normed) = d_normed else { return Ok(Self(tape.finish())) };
         // Without checkpoints this is the whole backward; with them it is the last norm's.
         let mut dx = tape.backward(&normed, d_normed, &x)?;
         drop((normed, x));
-        let mut layer = inputs.len();
-        while let (Some(input), Some(dy)) = (inputs.pop(), dx.take()) {
-            layer -= 1;
+        for (layer, input) in inputs.into_iter().enumerate().rev() {
+            let Some(dy) = dx else { break };
             let leaf = tape.leaf(&input);
             drop(input);
             let y = model.block(&mut tape, layer, leaf.clone(), Some(adapter))?;
             dx = tape.backward(&y, dy, &leaf)?;
+        }
+        if let (true, Some(dy)) = (grad_checkpoint, dx) {
+            let x = tape.embedding(&model.embed_tokens)?;
+            tape.backward(&x, dy, &x)?;
         }
         Ok(Self(tape.finish()))
     }

@@ -248,6 +248,11 @@ impl<L: Learner> Trainer<L> {
         self.iteration
     }
 
+    /// The step size of the last update, or before one, of the first.
+    pub fn learning_rate(&self) -> f32 {
+        self.config.rate(self.updates.saturating_sub(1))
+    }
+
     /// What computes it.
     pub fn learner(&self) -> &L {
         &self.learner
@@ -315,6 +320,7 @@ impl<L: Learner> Trainer<L> {
             // Every batch of an update counts alike.
             Semantics::Mlx => 1.0 / accumulation as f32,
         };
+        let learning_rate = self.config.rate(self.updates);
         if last {
             self.updates += 1;
             self.interval.accumulated = 0;
@@ -323,7 +329,7 @@ impl<L: Learner> Trainer<L> {
             slot: self.interval.trained.len(),
             first: (iteration - 1).is_multiple_of(accumulation),
             last,
-            learning_rate: self.config.learning_rate,
+            learning_rate,
             gradient_scale,
             updates: self.updates,
         };

@@ -64,6 +64,7 @@ pub async fn train_by_burn(
 ) -> Result<JsValue, JsValue> {
     let config = merged(config)?;
     config.check()?;
+    BurnLearner::<LoraModule>::check(&config)?;
     let checkpoint = ModelFiles::from_js(&files)?.open().await?;
     let device = Device::wgpu(&support::require_whole().await?)?;
     let engine = Engine::load_burn(&device, &checkpoint, &mut |_, _| Ok(())).await?;
@@ -76,6 +77,8 @@ pub async fn train_by_burn(
         AdapterType::Lora | AdapterType::Rslora => run::<LoraModule>(model, data, &config).await?,
         AdapterType::Dora => run::<DoraModule>(model, data, &config).await?,
         AdapterType::Bottleneck => run::<Bottleneck>(model, data, &config).await?,
+        // Refused above.
+        AdapterType::Full => return Err(Error::invalid("burn does not train whole weights").into()),
     };
     let adapter = match adapter {
         AnyAdapter::Lora(tensors) => {

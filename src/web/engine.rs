@@ -257,7 +257,8 @@ impl WasmEngine {
     /// Loads an adapter's files under `name`.
     #[wasm_bindgen(js_name = loadAdapter)]
     pub async fn load_adapter(&self, name: String, files: Array) -> Result<JsValue, JsValue> {
-        let tensors = read_adapter(&NamedFile::list(&files)?).await?;
+        let engine = self.engine();
+        let tensors = read_adapter(&NamedFile::list(&files)?, engine.config()).await?;
         Ok(self.add_adapter(name, tensors)?)
     }
 
@@ -453,11 +454,20 @@ fn generated(prompt: usize, answer: &Generated) -> Result<JsValue> {
     Ok(object)
 }
 
-/// The adapter in two files.
-async fn read_adapter(files: &[NamedFile]) -> Result<AdapterTensors> {
+/// The adapter of a model of `config` in two files, or in one GGUF.
+async fn read_adapter(files: &[NamedFile], config: &ModelConfig) -> Result<AdapterTensors> {
+    if let [file] = files
+        && file.bytes.starts_with(b"GGUF")
+    {
+        let source = Bytes::new(file.name.clone(), file.bytes.clone());
+        return adapter::read_gguf(&source, Some(config)).await;
+    }
     let find = |name: &str| {
         files.iter().find(|file| file.name == name).ok_or_else(|| {
-            Error::format(name, "missing; an adapter is two files, choose both at once")
+            Error::format(
+                name,
+                "missing; an adapter is two files, choose both at once, or one GGUF",
+            )
         })
     };
     let config = find(CONFIG_FILE)?;

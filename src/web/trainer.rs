@@ -16,7 +16,7 @@ use crate::data::tokens;
 use crate::generate::{Engine, GpuModel};
 use crate::gpu::Context;
 use crate::model::AdapterTensors;
-use crate::train::{Event, TrainConfig, Trainer};
+use crate::train::{Event, Learner, TrainConfig, Trainer};
 use crate::{Error, Result};
 
 /// A LoRA training on the engine's device.
@@ -65,7 +65,7 @@ impl WasmEngine {
         let trainer = Trainer::new(context, llama, &initial, train, valid, &config)?;
         Ok(WasmTrainer {
             model: self.name().to_owned(),
-            count: trainer.adapter().count,
+            count: trainer.learner().parameter_count(),
             trainer: RefCell::new(Some(trainer)),
             best: RefCell::default(),
             time: Cell::default(),

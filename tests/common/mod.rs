@@ -37,6 +37,7 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "real_greedy.json",
     "real_logits.safetensors",
     "real_lora_grads.safetensors",
+    "schedules.json",
     "tiny/config.json",
     "tiny/generation_config.json",
     "tiny/model.safetensors",
@@ -55,6 +56,8 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_adapter_rslora/adapter_model.safetensors",
     "tiny_adapter_types.safetensors",
     "tiny_forward.safetensors",
+    "tiny_full_grads.safetensors",
+    "tiny_full_steps.safetensors",
     "tiny_gguf_forward.safetensors",
     "tiny_lora_grads_all_r3.safetensors",
     "tiny_lora_grads_last2_r4.safetensors",
@@ -70,7 +73,9 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_odd_adapter_dora/adapter_model.safetensors",
     "tiny_odd_adapter_types.safetensors",
     "tiny_odd_forward.safetensors",
+    "tiny_odd_full_grads.safetensors",
     "tiny_odd_lora_grads_last1_r5.safetensors",
+    "tiny_optimizers.json",
     "tiny_q4_0.gguf",
     "tiny_q4_1.gguf",
     "tiny_q8_0.gguf",
@@ -364,6 +369,13 @@ pub fn golden_examples(golden: &Golden) -> Vec<Example> {
 /// The distance over the length of `expected`.
 pub fn relative_error(actual: &[f32], expected: &[f32]) -> f64 {
     nmse(actual, expected).sqrt()
+}
+
+/// Fails unless a number is within `tolerance` of what is expected; NaN fails.
+#[track_caller]
+pub fn assert_near(what: &str, found: f32, expected: f64, tolerance: f64) {
+    let off = (f64::from(found) - expected).abs();
+    assert!(off <= tolerance, "{what}: {found}, {expected} is right");
 }
 
 /// Fails unless every `a` and `b` is within a relative distance of `most` of its twin.

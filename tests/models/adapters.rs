@@ -21,7 +21,7 @@ async fn tiny() -> Engine {
 }
 
 #[track_caller]
-fn assert_near(actual: &[f32], expected: &[f32]) {
+fn assert_same_logits(actual: &[f32], expected: &[f32]) {
     assert_nmse("logits", actual, expected, 1e-10);
 }
 
@@ -42,18 +42,18 @@ async fn adapted_logits_are_those_of_peft() {
     let loaded = engine.load_adapter("tiny_adapter_peft", &AnyAdapter::Lora(tensors)).unwrap();
 
     let all = engine.logits_all(&ids, Some(&loaded)).await.unwrap();
-    assert_near(&all, &expected);
+    assert_same_logits(&all, &expected);
 
     // The decoder, with its cache, says the same of the last token, by prompt and by steps.
     let mut decoder = Decoder::with_cache(engine.model(), Some(&loaded), KvType::F32).unwrap();
     let vocab = engine.config().vocab_size;
     let last = &expected[expected.len() - vocab..];
     decoder.prefill(&ids).unwrap();
-    assert_near(&decoder.logits().await.unwrap(), last);
+    assert_same_logits(&decoder.logits().await.unwrap(), last);
     let (end, start) = ids.split_last().unwrap();
     decoder.prefill(start).unwrap();
     decoder.advance(*end).unwrap();
-    assert_near(&decoder.logits().await.unwrap(), last);
+    assert_same_logits(&decoder.logits().await.unwrap(), last);
 }
 
 /// Whichever layers of a block are adapted, in any weight format.
@@ -122,10 +122,10 @@ async fn logits_without_an_adapter_are_those_of_transformers() {
     let golden = Golden::open("tiny_forward.safetensors");
     let (ids, expected) = (golden.u32("input_ids"), golden.f32("logits"));
     let all = engine.logits_all(&ids, None).await.unwrap();
-    assert_near(&all, &expected);
+    assert_same_logits(&all, &expected);
     // Each position sees only what is before it.
     let one = engine.logits_all(&ids[..1], None).await.unwrap();
-    assert_near(&one, &expected[..one.len()]);
+    assert_same_logits(&one, &expected[..one.len()]);
 }
 
 #[async_test]

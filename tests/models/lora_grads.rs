@@ -6,7 +6,7 @@ use crate::common::*;
 use engram::data::batch::{BatchConfig, BatchSet, Semantics};
 use engram::gpu::{Context, Step};
 use engram::model::{Adapter, AdapterTensors, GpuAdapter, GpuLlama, Quantize};
-use engram::ops::Lora;
+use engram::ops::{Lora, WeightGradients};
 use engram::train::{LossRecording, StepBuffers, StepRecording};
 
 /// The examples as one batch whose loss is the mean of its targets.
@@ -64,8 +64,10 @@ impl Case {
         let bytes = (adapter.count * 4) as u64;
         let gradients = self.context.storage("gradients", bytes).unwrap();
         let (context, model, buffers) = (&self.context, &self.model, &self.buffers);
-        let recording =
-            StepRecording::new(context, model, &adapter.adapter, &gradients, buffers, checkpoint);
+        let recording = {
+            let gradients = (&gradients, &WeightGradients::default());
+            StepRecording::new(context, model, &adapter.adapter, gradients, buffers, checkpoint)
+        };
         self.clear_loss();
         recording.unwrap().recording().submit(self.tokens, replays).unwrap();
         let gradients = GpuAdapter { parameters: gradients, ..adapter.clone() };

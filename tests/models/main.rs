@@ -4,6 +4,7 @@ mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod decoder;
+mod full;
 mod lora_grads;
 mod optimizer;
 // Native only: the model is a file of the machine.

@@ -7,7 +7,7 @@ use engram::data::batch::{BatchSet, Semantics};
 use engram::data::{jsonl, tokens};
 use engram::gpu::Context;
 use engram::model::{AdapterTensors, GpuLlama};
-use engram::train::{Checkpoint, Event, Optimizer, TrainConfig, Trainer};
+use engram::train::{Checkpoint, Event, LrSchedule, Optimizer, TrainConfig, Trainer};
 use serde_json::Value;
 
 /// Every event until the run ends or the last of `count` iterations is done.
@@ -74,6 +74,75 @@ async fn adam_and_adamw_take_pytorchs_steps() {
         }
         let expected = peft_adapter(&golden, &format!("{name}."), 1..3, 4, 2.5);
         assert_adapters(name, &after_ten, &expected, tolerance);
+    }
+}
+
+#[async_test]
+async fn the_other_rules_take_mlxs_steps() {
+    let context = context().await;
+    let model = load(&context, &open_folder("tiny").await, None).await;
+    let batch = Golden::open("tiny_lora_grads_last2_r4.safetensors");
+    let initial = peft_adapter(&batch, "lora.", 1..3, 4, 2.5);
+    let golden = golden_json("tiny_optimizers.json");
+    let base = TrainConfig {
+        rank: 4,
+        scale: 2.5,
+        num_layers: 2,
+        batch_size: 3,
+        iters: 11,
+        learning_rate: golden["learning_rate"].as_f64().expect("a number") as f32,
+        steps_per_report: 1,
+        ..Default::default()
+    };
+    let of = |optimizer, weight_decay| TrainConfig { optimizer, weight_decay, ..base.clone() };
+    let momentum = |config, momentum, nesterov| TrainConfig {
+        momentum: Some(momentum),
+        nesterov: Some(nesterov),
+        ..config
+    };
+    let (relative_step, scale_parameter) = (false, false);
+    let runs = [
+        ("sgd", of(Optimizer::Sgd, 0.0)),
+        ("sgd_momentum", momentum(of(Optimizer::Sgd, 0.1), 0.9, false)),
+        ("sgd_nesterov", momentum(of(Optimizer::Sgd, 0.0), 0.9, true)),
+        ("adafactor", of(Optimizer::Adafactor, 0.0)),
+        (
+            "adafactor_rate",
+            TrainConfig { relative_step, scale_parameter, ..of(Optimizer::Adafactor, 0.1) },
+        ),
+        ("muon", of(Optimizer::Muon, 0.01)),
+        ("muon_plain", momentum(of(Optimizer::Muon, 0.0), 0.5, false)),
+    ];
+    assert_eq!(runs.len(), golden["runs"].as_object().expect("runs").len());
+    for (name, config) in runs {
+        let losses = f64s(&golden["runs"][name]["losses"]);
+        let set = || BatchSet::new(golden_examples(&batch), config.batch_config()).unwrap();
+        let mut trainer = Trainer::new(&context, &model, &initial, set(), None, &config).unwrap();
+        let mut found = events(&mut trainer, 6).await;
+        // It goes on from a checkpoint as if it had not stopped.
+        let bytes = trainer.save().await.unwrap().to_bytes().unwrap();
+        let checkpoint = Checkpoint::from_bytes(name, &bytes).unwrap();
+        let mut again = Trainer::resume(&context, &model, set(), None, &checkpoint).unwrap();
+        found.extend(events(&mut again, 11).await);
+        assert_eq!(found.len(), losses.len());
+        for (i, event) in found.iter().enumerate() {
+            let Event::Reported { loss, .. } = *event else { panic!("{name}: {event:?}") };
+            assert_near(&format!("{name}, loss {i}"), loss, losses[i], 1e-4 * losses[i]);
+        }
+    }
+}
+
+#[async_test]
+async fn schedules_are_mlxs() {
+    let golden = golden_json("schedules.json");
+    for case in golden["schedules"].as_array().expect("a list") {
+        let schedule: LrSchedule = serde_json::from_value(case["schedule"].clone()).unwrap();
+        schedule.check().unwrap();
+        let config = TrainConfig { lr_schedule: Some(schedule), ..Default::default() };
+        for (update, expected) in f64s(&case["rates"]).into_iter().enumerate() {
+            let what = format!("{}, update {update}", case["schedule"]);
+            assert_near(&what, config.rate(update), expected, 1e-6 * expected + 1e-12);
+        }
     }
 }
 
@@ -270,10 +339,4 @@ fn outcome(event: &Event) -> (usize, f32, f32) {
         Event::Reported { iteration, loss, gradient_norm, .. } => (iteration, loss, gradient_norm),
         Event::Stepped { iteration, .. } => (iteration, 0.0, 0.0),
     }
-}
-
-#[track_caller]
-fn assert_near(what: &str, found: f32, expected: f64, tolerance: f64) {
-    let off = (f64::from(found) - expected).abs();
-    assert!(off <= tolerance, "{what}: {found}, {expected} is right");
 }

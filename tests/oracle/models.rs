@@ -6,7 +6,7 @@ use engram::data::tokens::Example;
 use engram::formats::Checkpoint;
 use engram::generate::GpuModel;
 use engram::model::{Adapter, AdapterTensors, AnyAdapter, GpuAdapter, Quantize};
-use engram::ops::Lora;
+use engram::ops::{Lora, WeightGradients};
 use engram::train::{BurnLearner, StepBuffers, StepRecording, TrainConfig, TrainData};
 
 use crate::common::*;
@@ -65,7 +65,8 @@ async fn check(checkpoint: Checkpoint, layers: std::ops::Range<usize>, rank: usi
         let GpuModel { context, llama } = gpu.gpu().unwrap();
         let on_gpu = GpuAdapter::upload(context, &adapter).unwrap();
         let found = context.storage("gradients", (on_gpu.count * 4) as u64).unwrap();
-        StepRecording::new(context, llama, &on_gpu.adapter, &found, &buffers, grad_checkpoint)
+        let onto = (&found, &WeightGradients::default());
+        StepRecording::new(context, llama, &on_gpu.adapter, onto, &buffers, grad_checkpoint)
             .unwrap()
             .recording()
             .submit(step.tokens, 1)

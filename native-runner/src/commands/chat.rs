@@ -26,8 +26,8 @@ pub struct Options {
     #[arg(long)]
     system: Option<String>,
 
-    /// Folder with a trained adapter (MLX's or PEFT's files)
-    #[arg(long, value_name = "FOLDER")]
+    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file
+    #[arg(long, value_name = "PATH")]
     adapter_path: Option<std::path::PathBuf>,
 
     #[command(flatten)]

@@ -19,8 +19,9 @@ use crate::terminal::columns::{labelled, side_by_side};
 /// Options of `engram demo`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// Folder with a trained adapter, shown beside the model alone; may be given several times
-    #[arg(long, value_name = "FOLDER", required = true)]
+    /// A trained adapter (a folder or a GGUF LoRA file), shown beside the model alone; may be given
+    /// several times
+    #[arg(long, value_name = "PATH", required = true)]
     adapter_path: Vec<PathBuf>,
 
     /// Name of an adapter, in their order; else that of its folder

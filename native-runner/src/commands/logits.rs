@@ -18,8 +18,8 @@ pub struct Options {
     #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
     ids: Vec<u32>,
 
-    /// Folder with a trained adapter (MLX's or PEFT's files)
-    #[arg(long, value_name = "FOLDER")]
+    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file
+    #[arg(long, value_name = "PATH")]
     adapter_path: Option<std::path::PathBuf>,
 
     /// All logits, as {"logits": [[one for each id of the vocabulary] for each token]}

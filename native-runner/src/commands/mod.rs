@@ -2,16 +2,21 @@
 
 pub mod bench;
 pub mod chat;
-pub mod convert_adapter;
+pub mod convert;
 pub mod data;
 pub mod demo;
 pub mod devices;
 pub mod doctor;
 pub mod eval;
 pub mod fetch;
+pub mod fuse;
 pub mod generate;
+pub mod inspect;
 pub mod logits;
+pub mod merge;
 pub mod pipeline;
+pub mod runs;
+pub mod sweep;
 pub mod train;
 
 use crate::cli::{Cli, Command};
@@ -28,9 +33,14 @@ pub fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Generate(options) => generate::run(&global, &options),
         Command::Demo(options) => demo::run(&global, &options),
         Command::Eval(options) => eval::run(&global, &options),
-        Command::ConvertAdapter(options) => convert_adapter::run(&global, &options),
+        Command::Convert(options) => convert::run(&global, &options),
+        Command::Fuse(options) => fuse::run(&global, &options),
+        Command::Inspect(options) => inspect::run(&options),
         Command::Logits(options) => logits::run(&global, &options),
         Command::Train(options) => train::run(&global, &options),
+        Command::Sweep(options) => sweep::run(&global, &options),
+        Command::Merge(options) => merge::run(&options),
+        Command::Runs(options) => runs::run(&options),
         Command::Pipeline(options) => pipeline::run(&global, &options),
         Command::Fetch(options) => fetch::run(&global, &options),
     }

@@ -1,6 +1,6 @@
 //! The options that say what is trained on.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use clap::Args;
@@ -8,6 +8,7 @@ use engram::data::file::RecordFile;
 use engram::data::record::{Features, Record};
 use engram::data::split::hold_out;
 use engram::data::stats::{self, Repeats};
+use serde_json::{Value, json};
 
 use super::{DataSpec, Set, read, resolve};
 use crate::terminal::Terminal;
@@ -19,7 +20,7 @@ pub struct DataOptions {
     /// Files (.jsonl, .json, .csv, .parquet), patterns such as 'd/*.csv', a folder with train, valid
     /// and test, or a data set of the hub: hf:ORG/NAME[@REVISION][:PART], PART being SPLIT, CONFIG,
     /// CONFIG/SPLIT or a pattern of files; may be several, with commas or blanks between
-    #[arg(long, value_name = "DATA", required = true, num_args = 1.., value_delimiter = ',')]
+    #[arg(long, value_name = "DATA", default_value = "data", num_args = 1.., value_delimiter = ',')]
     pub data: Vec<DataSpec>,
 
     /// What to validate on [default: the valid set of --data]
@@ -83,12 +84,46 @@ impl DataOptions {
         Self { data: vec![DataSpec::Path(folder.to_owned())], ..Self::default() }
     }
 
+    /// The files that are trained and validated on, on this machine.
+    pub fn files(&self, terminal: Terminal) -> Result<Vec<PathBuf>> {
+        let found = resolve(&self.data, Set::Train, terminal)?;
+        let valid = match self.valid_data.is_empty() {
+            true => found.of(Set::Valid).to_vec(),
+            false => resolve(&self.valid_data, Set::Valid, terminal)?.of(Set::Valid).to_vec(),
+        };
+        let places = found.of(Set::Train).iter().chain(&valid);
+        places.map(|place| place.fetch(terminal)).collect()
+    }
+
+    /// What was said of them, as people would say it again.
+    pub fn names(&self) -> String {
+        self.data.iter().map(DataSpec::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    /// The options by their keys in a config file.
+    pub fn settings(&self) -> [(&'static str, Option<Value>); 7] {
+        let list = |specs: &[DataSpec]| match specs {
+            [] => None,
+            [one] => Some(json!(one.to_string())),
+            several => Some(several.iter().map(|spec| json!(spec.to_string())).collect()),
+        };
+        let name = |name: &Option<String>| name.as_ref().map(|name| json!(name));
+        [
+            ("data", list(&self.data)),
+            ("valid_data", list(&self.valid_data)),
+            ("val_split", self.val_split.map(|share| json!(share))),
+            ("prompt_feature", name(&self.features.prompt_feature)),
+            ("completion_feature", name(&self.features.completion_feature)),
+            ("chat_feature", name(&self.features.chat_feature)),
+            ("text_feature", name(&self.features.text_feature)),
+        ]
+    }
+
     /// Reads what is trained on and, if `validated`, what is validated on, and says what repeats.
     pub fn read(&self, validated: bool, seed: u64, terminal: Terminal) -> Result<Data> {
         let features = self.features.features();
         let files = resolve(&self.data, Set::Train, terminal)?;
-        let names = || self.data.iter().map(DataSpec::to_string).collect::<Vec<_>>().join(", ");
-        ensure!(!files.of(Set::Train).is_empty(), "{}: no train set in it", names());
+        ensure!(!files.of(Set::Train).is_empty(), "{}: no train set in it", self.names());
         let of_valid = match self.valid_data.as_slice() {
             [] => files.of(Set::Valid).to_vec(),
             specs => {
@@ -103,7 +138,7 @@ impl DataOptions {
             ensure!(
                 of_valid.is_empty(),
                 "--val-split is for data without a valid set; {} has one",
-                names()
+                self.names()
             );
             let count = train.iter().map(|file| file.records.len()).sum();
             let marks = hold_out(count, share, seed)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use engram::formats::{ByteSource, SafetensorsFolder};
 
-use super::local::{WEIGHTS, WEIGHTS_INDEX, shards};
+use super::local::{SIDE_FILES, WEIGHTS, WEIGHTS_INDEX, shards};
 use super::{FileSource, builtin};
 
 /// Largest of the JSON files that is read whole.
@@ -34,6 +34,15 @@ pub fn read_folder(folder: &Path) -> Result<SafetensorsFolder> {
         tokenizer_config_json: optional(folder, "tokenizer_config.json")?,
         chat_template_jinja: optional(folder, "chat_template.jinja")?,
     })
+}
+
+/// The files beside the weights that are in `folder`, names and contents.
+pub fn side_files(folder: &Path) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let mut files = Vec::new();
+    for name in SIDE_FILES {
+        files.extend(optional(folder, name)?.map(|content| (name, content)));
+    }
+    Ok(files)
 }
 
 /// A file that has to be in `folder`, whole.

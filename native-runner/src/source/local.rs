@@ -50,6 +50,16 @@ fn find_in_folder(folder: &Path) -> Result<ModelFiles> {
         checkpoint_paths(folder)?;
         return Ok(ModelFiles::Folder(folder.to_owned()));
     }
+    match ggufs(folder)?.as_slice() {
+        [one] => find(one),
+        [] => bail!("{shown}: neither {WEIGHTS} nor a .gguf file in it"),
+        several => bail!("{shown}: {} .gguf files in it, name one of them", several.len()),
+    }
+}
+
+/// The GGUF files in `folder`, by their names.
+pub fn ggufs(folder: &Path) -> Result<Vec<PathBuf>> {
+    let shown = folder.display();
     let mut ggufs = Vec::new();
     for entry in std::fs::read_dir(folder).with_context(|| shown.to_string())? {
         let path = entry.with_context(|| shown.to_string())?.path();
@@ -57,11 +67,7 @@ fn find_in_folder(folder: &Path) -> Result<ModelFiles> {
             ggufs.push(path);
         }
     }
-    match ggufs.as_slice() {
-        [one] => find(one),
-        [] => bail!("{shown}: neither {WEIGHTS} nor a .gguf file in it"),
-        _ => bail!("{shown}: {} .gguf files in it, name one of them", ggufs.len()),
-    }
+    Ok(ggufs)
 }
 
 /// The files of the checkpoint in `folder`; an error names the one that is missing.

@@ -14,8 +14,9 @@ use std::path::PathBuf;
 use anyhow::Result;
 
 pub use file::FileSource;
-pub use folder::{read_folder, required};
+pub use folder::{read_folder, required, side_files};
 pub use hub::Hub;
+pub use local::{WEIGHTS, WEIGHTS_INDEX, ggufs};
 pub use spec::{HubSpec, ModelSpec, is_plain};
 
 use crate::terminal::Terminal;

@@ -12,6 +12,8 @@ mod loss;
 mod png;
 mod svg;
 
+pub use loss::{compare as compare_losses, plot as loss};
+
 use super::report::Report;
 
 /// One plot of a report.

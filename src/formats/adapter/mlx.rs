@@ -12,6 +12,7 @@ use crate::{Error, Result};
 /// The `fine_tune_type`s that are read and written.
 const LORA: &str = "lora";
 const DORA: &str = "dora";
+const FULL: &str = "full";
 
 #[derive(Deserialize)]
 struct Config {
@@ -35,16 +36,26 @@ pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
     let is_dora = match config.fine_tune_type.as_deref() {
         None | Some(LORA) => false,
         Some(DORA) => true,
+        // It has no updates, and so none of a rank.
+        Some(FULL) => {
+            return Ok(Settings {
+                is_dora: false,
+                modules_to_save: Vec::new(),
+                of: Box::new(|_| Setting { rank: 0, scale: 0.0 }),
+            });
+        }
         Some(kind) => {
-            return wrong(format!("fine_tune_type is `{kind}`; supported: {LORA}, {DORA}"));
+            return wrong(format!("fine_tune_type is `{kind}`; supported: {LORA}, {DORA}, {FULL}"));
         }
     };
     match config.lora_parameters {
         None => wrong("lora_parameters is missing".into()),
         Some(Parameters { rank: 0, .. }) => wrong("lora_parameters.rank is 0".into()),
-        Some(Parameters { rank, scale }) => {
-            Ok(Settings { is_dora, of: Box::new(move |_| Setting { rank, scale }) })
-        }
+        Some(Parameters { rank, scale }) => Ok(Settings {
+            is_dora,
+            modules_to_save: Vec::new(),
+            of: Box::new(move |_| Setting { rank, scale }),
+        }),
     }
 }
 
@@ -62,6 +73,13 @@ pub fn write(
     arguments: &Map<String, Value>,
 ) -> Result<AdapterFiles> {
     check_writable(adapter, config)?;
+    let mut arguments = arguments.clone();
+    if adapter.is_full() {
+        arguments.insert("fine_tune_type".into(), FULL.into());
+        arguments.insert("num_layers".into(), blocks_with_weights(adapter, config).into());
+        arguments.insert("lora_parameters".into(), Value::Null);
+        return files(adapter, arguments);
+    }
     let kind = if is_dora(adapter)? { DORA } else { LORA };
     let mut settings = adapter.iter().map(|(_, _, lora)| (lora.rank, lora.scale));
     let (rank, scale) = settings.next().unwrap_or_default();
@@ -70,7 +88,6 @@ pub fn write(
             "MLX's adapter files have one rank and one scale; write this one as PEFT's",
         ));
     }
-    let mut arguments = arguments.clone();
     arguments.insert("fine_tune_type".into(), kind.into());
     // Counted from the last block; what lies between and has no tensors changes nothing.
     let first = adapter.first_layer().unwrap_or(0);
@@ -89,6 +106,20 @@ pub fn write(
         parameters.insert("keys".into(), keys.into());
     }
     arguments.insert("lora_parameters".into(), parameters.into());
+    files(adapter, arguments)
+}
+
+/// How many blocks there are from the first with a weight of the adapter's to the last.
+fn blocks_with_weights(adapter: &AdapterTensors, config: &ModelConfig) -> usize {
+    let layer = |name: &String| {
+        let (layer, _) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        layer.parse::<usize>().ok()
+    };
+    let first = adapter.weights().keys().filter_map(layer).min();
+    config.num_hidden_layers - first.unwrap_or(config.num_hidden_layers)
+}
+
+fn files(adapter: &AdapterTensors, arguments: Map<String, Value>) -> Result<AdapterFiles> {
     Ok(AdapterFiles {
         layout: Layout::Mlx,
         config_json: format!("{:#}\n", Value::Object(arguments)).into_bytes(),

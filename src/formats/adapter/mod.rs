@@ -1,12 +1,16 @@
-//! Adapter files, as MLX-LM and PEFT write them: `adapter_config.json` and one safetensors file.
+//! Adapter files, as MLX-LM and PEFT write them: `adapter_config.json` and one safetensors file;
+//! and llama.cpp's, one GGUF file.
 //!
 //! Both say the same in other words. MLX has `lora_a` (in, rank) and `lora_b` (rank, out), one
 //! rank and `scale` for all, and counts blocks from the last; PEFT has the transposes `lora_A` and
 //! `lora_B`, `lora_alpha` = scale · rank, and rules by name for ranks and alphas. In memory it is
-//! always MLX's. DoRA's magnitudes are the same (out) in both. Adapters of other kinds are PEFT's
+//! always MLX's. DoRA's magnitudes are the same (out) in both. Weights that take the place of the
+//! model's stand under the model's own names: PEFT's `modules_to_save`, and all that MLX's
+//! `fine_tune_type: full` has. Adapters of other kinds are PEFT's
 //! files, whose tensors keep their names ([`NamedAdapter`](crate::model::NamedAdapter)).
 
 mod arrays;
+mod gguf;
 mod mlx;
 mod named;
 mod names;
@@ -95,10 +99,12 @@ struct Setting {
     scale: f64,
 }
 
-/// What `adapter_config.json` says of a LoRA adapter.
+/// What `adapter_config.json` says of an adapter.
 struct Settings {
     /// Whether each update has a magnitude.
     is_dora: bool,
+    /// PEFT's `modules_to_save`: the ends of paths of modules whose weights it has.
+    modules_to_save: Vec<String>,
     /// By the linear layer's path.
     of: Box<dyn Fn(&str) -> Setting>,
 }
@@ -136,6 +142,7 @@ pub async fn read(
     Ok(AnyAdapter::Lora(tensors::read(layout, &settings, weights.as_ref()).await?))
 }
 
+pub use gguf::{is_gguf_adapter, read_gguf, write_gguf};
 pub use mlx::write as write_mlx;
 pub use named::write as write_named;
 pub use peft::{PeftOptions, write as write_peft};

@@ -66,6 +66,20 @@ impl Layout {
         format!("{}{}.{}", self.prefix(), module(layer, target), self.part_name(part))
     }
 
+    /// What a weight of the model, such as `model.norm.weight`, is called in the adapter's file.
+    pub(super) fn weight_name(self, weight: &str) -> String {
+        format!("{}{weight}", self.prefix())
+    }
+
+    /// The weight of the model that a tensor of that name takes the place of, if it may be one.
+    pub(super) fn parse_weight(self, name: &str) -> Option<&str> {
+        let weight = name.strip_prefix(self.prefix())?;
+        let (module, which) = weight.rsplit_once('.')?;
+        let of_model = module.starts_with("model.") || module == "lm_head";
+        (of_model && matches!(which, "weight" | "bias") && !weight.contains(".lora_"))
+            .then_some(weight)
+    }
+
     /// What a tensor of that name is, if it is of the update of a linear layer.
     pub(super) fn parse_name(self, name: &str) -> Option<Key> {
         let (layer, target, rest) = split(name.strip_prefix(self.prefix())?)?;
@@ -107,6 +121,22 @@ mod tests {
         let in_memory = format!("{peft}lora_magnitude_vector.weight");
         assert_eq!(Layout::Peft.parse_name(&in_memory), Some(key(Part::Magnitude)));
         assert_eq!(Layout::Mlx.parse_name(&in_memory), None);
+    }
+
+    #[test]
+    fn weights_keep_the_models_names() {
+        for (layout, prefix) in [(Layout::Mlx, ""), (Layout::Peft, "base_model.model.")] {
+            for weight in ["model.embed_tokens.weight", "lm_head.weight", "model.layers.0.a.bias"] {
+                let name = layout.weight_name(weight);
+                assert_eq!(name, format!("{prefix}{weight}"));
+                assert_eq!(layout.parse_weight(&name), Some(weight));
+            }
+        }
+        let peft = "base_model.model.model.layers.1.self_attn.q_proj.lora_C.weight";
+        assert_eq!(Layout::Peft.parse_weight(peft), None);
+        for name in ["", "model.norm", "model.norm.gain", "head.weight", "transformer.h.0.weight"] {
+            assert_eq!(Layout::Mlx.parse_weight(name), None, "{name}");
+        }
     }
 
     #[test]

@@ -13,11 +13,10 @@ use crate::{Error, Result};
 
 /// Fields that, when set, make a layer compute something else than LoRA or DoRA, or other layers
 /// change.
-const UNSUPPORTED: [&str; 12] = [
+const UNSUPPORTED: [&str; 11] = [
     "use_qalora",
     "use_bdlora",
     "lora_bias",
-    "modules_to_save",
     "trainable_token_indices",
     "target_parameters",
     "layer_replication",
@@ -43,6 +42,7 @@ struct Config {
     bias: Option<String>,
     target_modules: Option<Value>,
     init_lora_weights: Option<Value>,
+    modules_to_save: Option<Vec<String>>,
     #[serde(flatten)]
     others: Map<String, Value>,
 }
@@ -66,7 +66,11 @@ pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
         let alpha = matching(&alphas, module).unwrap_or(config.lora_alpha);
         Setting { rank, scale: alpha / divisor(rank, is_stabilised) }
     };
-    Ok(Settings { is_dora: config.use_dora.unwrap_or(false), of: Box::new(of) })
+    Ok(Settings {
+        is_dora: config.use_dora.unwrap_or(false),
+        modules_to_save: config.modules_to_save.unwrap_or_default(),
+        of: Box::new(of),
+    })
 }
 
 /// What `lora_alpha` is divided by; rsLoRA (Kalajdzievski, 2023) is stabilised.
@@ -154,7 +158,7 @@ pub struct PeftOptions<'a> {
 /// PEFT's files of an adapter of a model of `config`.
 ///
 /// # Errors
-/// An adapter that is not one of the model, is empty, or has magnitudes on some updates only.
+/// An adapter that is not one of the model, is empty, has no updates, or magnitudes on some only.
 pub fn write(
     adapter: &AdapterTensors,
     config: &ModelConfig,
@@ -162,6 +166,13 @@ pub fn write(
 ) -> Result<AdapterFiles> {
     check_writable(adapter, config)?;
     let use_dora = is_dora(adapter)?;
+    if adapter.is_full() {
+        return Err(Error::invalid(
+            "PEFT has no adapter of whole weights alone; write this one as MLX's, or fuse it",
+        ));
+    }
+    let module_of = |name: &String| name.rsplit_once('.').map(|(module, _)| module.to_owned());
+    let saved: BTreeSet<String> = adapter.weights().keys().filter_map(module_of).collect();
     let PeftOptions { base_model, dropout, use_rslora } = *options;
     let mut rank_pattern = Map::new();
     let mut alpha_pattern = Map::new();
@@ -188,7 +199,7 @@ pub fn write(
         "layers_to_transform": layers,
         "lora_alpha": number(common_alpha),
         "lora_dropout": dropout,
-        "modules_to_save": null,
+        "modules_to_save": (!saved.is_empty()).then_some(saved),
         "peft_type": named::LORA,
         "r": rank,
         "rank_pattern": rank_pattern,

@@ -1,4 +1,4 @@
-//! The tensors of a LoRA adapter, in either layout.
+//! The tensors of an adapter, in either layout.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -7,7 +7,7 @@ use super::arrays::{self, Array};
 use super::names::{Part, module};
 use super::{CONFIG_FILE, Layout, Settings};
 use crate::formats::{ByteSource, Safetensors, SafetensorsTensor};
-use crate::model::{Adapter, AdapterTensors, Lora, Target};
+use crate::model::{Adapter, AdapterTensors, Lora, NamedTensor, Target};
 use crate::{Error, Result};
 
 /// A tensor as it lies in memory: (rows, cols), row-major.
@@ -25,7 +25,7 @@ struct Parts {
     magnitude: Option<Vec<f32>>,
 }
 
-/// Reads every update, with the ranks and scales of `settings`.
+/// Reads every update, with the ranks and scales of `settings`, and every weight.
 pub(super) async fn read(
     layout: Layout,
     settings: &Settings,
@@ -33,11 +33,19 @@ pub(super) async fn read(
 ) -> Result<AdapterTensors> {
     let wrong = |problem: String| Error::format(source.name(), problem);
     let mut found: BTreeMap<(usize, Target), Parts> = BTreeMap::new();
+    let mut weights = BTreeMap::new();
     for tensor in &Safetensors::parse(source).await?.tensors {
         let Some((layer, target, part)) = layout.parse_name(&tensor.name) else {
-            let example = layout.tensor_name((0, Target::Q, Part::A));
+            if let Some(name) = layout.parse_weight(&tensor.name) {
+                let (shape, values) = (tensor.shape.clone(), arrays::read(source, tensor).await?);
+                weights.insert(name.to_owned(), NamedTensor { shape, values });
+                continue;
+            }
+            let update = layout.tensor_name((0, Target::Q, Part::A));
+            let weight = layout.weight_name("model.norm.weight");
             return Err(wrong(format!(
-                "tensor `{}` is not the update of a linear layer, such as `{example}`",
+                "tensor `{}` is neither the update of a linear layer, such as `{update}`, nor a \
+                 weight of the model, such as `{weight}`",
                 tensor.name
             )));
         };
@@ -53,14 +61,25 @@ pub(super) async fn read(
             Part::Magnitude => parts.magnitude = Some(read_vector(source, tensor).await?),
         }
     }
-    if found.is_empty() {
+    if found.is_empty() && weights.is_empty() {
         return Err(wrong("holds no tensors; it is not an adapter".into()));
+    }
+    let is_there = |module: &String| {
+        let modules = weights.keys().filter_map(|name| name.rsplit_once('.'));
+        modules.into_iter().any(|(found, _)| found.ends_with(module.as_str()))
+    };
+    if let Some(module) = settings.modules_to_save.iter().find(|module| !is_there(module)) {
+        return Err(wrong(format!(
+            "has no weight of `{module}`, which {CONFIG_FILE}'s modules_to_save names; save the \
+             adapter again"
+        )));
     }
     let update = |((layer, target), parts)| {
         let lora = assemble(layout, settings, (layer, target), parts).map_err(wrong)?;
         Ok(((layer, target), lora))
     };
-    Ok(Adapter::new(found.into_iter().map(update).collect::<Result<Vec<_>>>()?))
+    let updates = found.into_iter().map(update).collect::<Result<Vec<_>>>()?;
+    Ok(Adapter::new(updates).with_weights(weights))
 }
 
 /// The update of one layer, or what is wrong with it.
@@ -171,6 +190,9 @@ pub(super) fn write(layout: Layout, adapter: &AdapterTensors) -> Result<Vec<u8>>
         if let Some(values) = &lora.magnitude {
             tensors.push(Array::new(name(Part::Magnitude), &[values.len()], values));
         }
+    }
+    for (name, weight) in adapter.weights() {
+        tensors.push(Array::new(layout.weight_name(name), &weight.shape, &weight.values));
     }
     arrays::write(layout, &tensors)
 }

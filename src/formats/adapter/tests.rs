@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::formats::Bytes;
-use crate::model::{Adapter, Lora, ModelConfig, Target};
+use crate::model::{Adapter, Lora, ModelConfig, NamedTensor, Target};
 use crate::testing::test;
 
-fn model() -> ModelConfig {
+pub(super) fn model() -> ModelConfig {
     let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 6,
         "intermediate_size": 10, "num_hidden_layers": 3, "num_attention_heads": 2,
         "num_key_value_heads": 1, "head_dim": 4, "rms_norm_eps": 1e-5}"#;
@@ -17,18 +17,18 @@ fn model() -> ModelConfig {
 }
 
 /// Values that differ everywhere.
-fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
+pub(super) fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
     let (ins, outs) = target.shape(&model());
     let values = |count: usize, from: f32| (0..count).map(|i| from + i as f32 / 7.0).collect();
     Lora { a: values(ins * rank, 0.1), b: values(rank * outs, -3.0), rank, scale, magnitude: None }
 }
 
-fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
+pub(super) fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
     Adapter::new(keys.iter().map(|&(layer, target)| ((layer, target), lora(target, 3, 0.3))))
 }
 
 /// An adapter of DoRA's, with magnitudes that differ everywhere.
-fn dora(keys: &[(usize, Target)]) -> AdapterTensors {
+pub(super) fn dora(keys: &[(usize, Target)]) -> AdapterTensors {
     Adapter::new(keys.iter().map(|&key| (key, lora_with_magnitude(key.1))))
 }
 
@@ -100,6 +100,62 @@ fn both_layouts_come_back_as_they_were() {
                 assert_eq!(read_files(&files).unwrap(), adapter);
             }
         }
+    }
+}
+
+/// A norm's weight and the head's, whose values differ everywhere.
+fn weights() -> std::collections::BTreeMap<String, NamedTensor> {
+    let tensor = |shape: &[usize]| {
+        let values = (0..shape.iter().product()).map(|i: usize| 0.5 + i as f32 / 7.0).collect();
+        NamedTensor { shape: shape.to_vec(), values }
+    };
+    [
+        ("lm_head.weight".to_owned(), tensor(&[40, 6])),
+        ("model.layers.1.input_layernorm.weight".to_owned(), tensor(&[6])),
+    ]
+    .into()
+}
+
+#[test]
+fn weights_of_the_models_come_along_in_both_layouts() {
+    let both = adapter(&[(1, Target::Q)]).with_weights(weights());
+    both.check("adapter", &model()).unwrap();
+    for files in [mlx_files(&both), peft_files(&both)] {
+        assert_eq!(read_files(&files).unwrap(), both);
+    }
+    let saved = json!(["lm_head", "model.layers.1.input_layernorm"]);
+    assert_eq!(json_of(&peft_files(&both))["modules_to_save"], saved);
+
+    // Full fine-tuning, which has nothing else.
+    let full = Adapter::new([]).with_weights(weights());
+    let files = mlx_files(&full);
+    let expected = json!({"fine_tune_type": "full", "num_layers": 2, "lora_parameters": null});
+    assert_eq!(json_of(&files), expected);
+    let read = read_any(&files).unwrap();
+    assert_eq!((read.kind(), read.count()), ("full", 246));
+    assert_eq!(read, AnyAdapter::Lora(full.clone()));
+    let error = write_peft(&full, &model(), &PeftOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("write this one as MLX's"), "{error}");
+    // An update has a rank, of which `full` says nothing.
+    let update = tensor("model.layers.1.mlp.up_proj.lora_a", Dtype::F32, &[1, 1], &[0; 4]);
+    let problem = problem(&json!({"fine_tune_type": "full"}), Some(update));
+    assert!(problem.contains("up_proj.lora_b` is missing"), "{problem}");
+}
+
+#[test]
+fn a_weight_of_another_model_is_named() {
+    let with = |name: &str, shape: &[usize], values: &[f32]| {
+        let tensor = NamedTensor { shape: shape.to_vec(), values: values.to_vec() };
+        let adapter = AdapterTensors::new([]).with_weights([(name.to_owned(), tensor)].into());
+        adapter.check("mine", &model()).unwrap_err().to_string()
+    };
+    for (problem, expected) in [
+        (with("model.norm.weight", &[3], &[0.0; 3]), "it is [3], but the model expects [6]"),
+        (with("model.layers.3.mlp.up_proj.weight", &[1], &[0.0]), "the model has no such weight"),
+        (with("model.norm.weight", &[6], &[f32::NAN; 6]), "holds NaN"),
+        (with("model.norm.weight", &[6], &[0.0; 5]), "has 5 values and shape [6]"),
+    ] {
+        assert!(problem.starts_with("mine: `model.") && problem.contains(expected), "{problem}");
     }
 }
 
@@ -309,7 +365,6 @@ fn a_config_that_asks_for_more_is_named() {
         (peft("peft_type", json!("lora")), "peft_type is `lora`; supported: LORA, "),
         (peft("peft_type", json!(null)), "peft_type is `null`; supported: LORA, "),
         (peft("use_qalora", json!(true)), "use_qalora is set"),
-        (peft("modules_to_save", json!(["lm_head"])), "modules_to_save is set"),
         (peft("layer_replication", json!([[0, 2]])), "layer_replication is set"),
         (peft("bias", json!("all")), "bias is `all`; supported: none"),
         (peft("init_lora_weights", json!("pissa")), "init_lora_weights is `pissa`"),
@@ -344,6 +399,8 @@ fn a_config_that_asks_for_more_is_named() {
 fn a_tensor_that_does_not_belong_is_named() {
     let mlx = json!({"lora_parameters": {"rank": 1, "scale": 1}});
     let peft = json!({"peft_type": "LORA", "r": 1, "lora_alpha": 1});
+    let mut saved = json!({"peft_type": "LORA", "r": 3, "lora_alpha": 1});
+    saved["modules_to_save"] = json!(["lm_head"]);
     let a = "model.layers.1.self_attn.q_proj.lora_a";
     let with = |name: &str, dtype, shape: &[usize], data: &[u8]| {
         problem(&mlx, Some(tensor(name, dtype, shape, data)))
@@ -352,8 +409,9 @@ fn a_tensor_that_does_not_belong_is_named() {
     for (problem, named) in [
         (
             with("lm_head.lora_a", Dtype::F32, &[1, 1], &[0; 4]),
-            "`lm_head.lora_a` is not the update",
+            "`lm_head.lora_a` is neither the update",
         ),
+        (problem(&saved, None), "has no weight of `lm_head`"),
         (with(a, Dtype::F32, &[1, 1], &[0; 4]), "q_proj.lora_b` is missing"),
         (
             with(&a.replace("lora_a", "lora_b"), Dtype::F32, &[1, 1], &[0; 4]),

@@ -1,6 +1,7 @@
 //! Reading Hugging Face's `config.json` and `generation_config.json`.
 
 use serde::Deserialize;
+use serde_json::json;
 
 use super::{ModelConfig, RopeScaling};
 use crate::{Error, Result};
@@ -161,6 +162,56 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// `config.json`, from which [`Self::from_json`] reads the same.
+    pub fn to_json(&self) -> Vec<u8> {
+        let rope_scaling = self.rope_scaling.as_ref().map(|scaling| match *scaling {
+            RopeScaling::Linear { factor } => {
+                json!({"rope_type": "linear", "factor": short(factor)})
+            }
+            RopeScaling::Llama3 {
+                factor,
+                low_freq_factor,
+                high_freq_factor,
+                original_max_position_embeddings,
+            } => json!({
+                "rope_type": "llama3",
+                "factor": short(factor),
+                "low_freq_factor": short(low_freq_factor),
+                "high_freq_factor": short(high_freq_factor),
+                "original_max_position_embeddings": original_max_position_embeddings,
+            }),
+        });
+        let config = json!({
+            "architectures": ["LlamaForCausalLM"],
+            "attention_bias": self.attention_bias,
+            "bos_token_id": self.bos_token_id,
+            "eos_token_id": self.eos_token_ids,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "hidden_size": self.hidden_size,
+            "intermediate_size": self.intermediate_size,
+            "max_position_embeddings": self.max_position_embeddings,
+            "mlp_bias": false,
+            "model_type": self.model_type,
+            "num_attention_heads": self.num_attention_heads,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_key_value_heads": self.num_key_value_heads,
+            "rms_norm_eps": short(self.rms_norm_eps),
+            "rope_scaling": rope_scaling,
+            "rope_theta": short(self.rope_theta),
+            "tie_word_embeddings": self.tie_word_embeddings,
+            "vocab_size": self.vocab_size,
+        });
+        format!("{config:#}\n").into_bytes()
+    }
+}
+
+/// The shortest decimal that is read as this f32: 1e-5, not 9.999999747378752e-6.
+fn short(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(value.into())
+}
+
 impl RopeJson {
     fn scaling(self, name: &str, max_position_embeddings: usize) -> Result<Option<RopeScaling>> {
         let kind = self.rope_type.or(self.old_type);
@@ -246,6 +297,27 @@ mod tests {
             eos_token_ids: vec![2],
         };
         assert_eq!(config, expected);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let linear = json!({"rope_type": "linear", "factor": 2.5});
+        let llama3 = json!({
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192, "rope_type": "llama3"
+        });
+        for json in [
+            smollm2(),
+            with("rope_scaling", linear),
+            with("rope_scaling", llama3),
+            with("eos_token_id", json!([2, 0])),
+            with("bos_token_id", Value::Null),
+            with("head_dim", json!(32)),
+        ] {
+            let config = read(&json).expect("valid");
+            let again = ModelConfig::from_json("config.json", &config.to_json()).expect("valid");
+            assert_eq!(again, config);
+        }
     }
 
     #[test]

@@ -277,7 +277,7 @@ export interface AdapterInfo {
 export interface Adapters {
     /**
      * Loads the two files of an adapter (`adapter_config.json` and the safetensors beside it, MLX's
-     * or PEFT's) under `name`, replacing one of that name.
+     * or PEFT's), or llama.cpp's one, a GGUF LoRA, under `name`, replacing one of that name.
      */
     load(name: string, files: readonly (File | NamedFile)[]): Promise<AdapterInfo>;
     /** Makes it the default of every generation. */

@@ -1,6 +1,6 @@
 //! `engram eval`: candidates, compared on one test set.
 
-mod folder;
+pub mod folder;
 mod perplexity;
 pub mod questions;
 mod summary;
@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail, ensure};
 use clap::{Args, ValueEnum, value_parser};
 use engram::eval::report::{Environment, Training};
-use engram::eval::{EngineCandidate, EvalConfig, Progress, Report, Subject, check_names, evaluate};
+use engram::eval::{
+    EngineCandidate, EvalConfig, Progress, Report, Shard, Subject, check_names, evaluate,
+};
 use engram::generate::Engine;
 
 pub use summary::summary;
@@ -39,8 +41,9 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Protocol::Honest)]
     protocol: Protocol,
 
-    /// Folder with a trained adapter, compared with the model alone; may be given several times
-    #[arg(long, value_name = "FOLDER")]
+    /// A trained adapter (a folder or a GGUF LoRA file), compared with the model alone; may be given
+    /// several times
+    #[arg(long, value_name = "PATH")]
     adapter_path: Vec<PathBuf>,
 
     /// Name of an adapter in the report, in their order; else that of its folder
@@ -58,6 +61,10 @@ pub struct Options {
     /// Take only the first examples of the test set
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     limit: Option<u32>,
+
+    /// Ask one of several equal parts of the test set, such as 2/8; engram merge joins the reports
+    #[arg(long, value_name = "I/N", requires = "out", conflicts_with = "perplexity")]
+    shard: Option<Shard>,
 
     /// Leave out the loss of the expected answers
     #[arg(long)]
@@ -95,6 +102,7 @@ Examples:
   engram eval --data data/held-out --adapter-path adapter --out report
   engram eval --data test.jsonl --adapter-path a --adapter-path b --name short --name long
   engram eval --protocol original --data data/original --adapter-path adapter --limit 20
+  engram eval --data data/held-out --shard 2/8 --out parts/2
   engram eval --perplexity book.txt";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
@@ -109,6 +117,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         trained_on: None,
         out: options.out.as_deref(),
         limit: options.limit.map(|limit| limit as usize),
+        shard: options.shard,
         training: None,
         config: EvalConfig {
             protocol: options.protocol.into(),
@@ -155,6 +164,8 @@ pub struct Evaluation<'a> {
     pub out: Option<&'a Path>,
     /// Most examples.
     pub limit: Option<usize>,
+    /// Which of the examples, if not all.
+    pub shard: Option<Shard>,
     /// How the adapter was trained, for the report.
     pub training: Option<Training>,
     /// How to ask.
@@ -171,7 +182,18 @@ pub struct Prepared<'a> {
 impl<'a> Evaluation<'a> {
     /// Reads the data and begins the report's folder.
     pub fn prepare(self, terminal: Terminal) -> Result<Prepared<'a>> {
-        let questions = self.source.read(self.limit, self.trained_on.as_deref(), terminal)?;
+        let mut questions = self.source.read(self.limit, self.trained_on.as_deref(), terminal)?;
+        if let Some(shard) = self.shard {
+            let all = questions.examples.len();
+            questions.examples = shard.of(questions.examples);
+            questions.dataset.shard = Some(shard);
+            ensure!(
+                !questions.examples.is_empty(),
+                "--shard {}/{}: the test set has {all} questions; make no more parts than that",
+                shard.index,
+                shard.of
+            );
+        }
         let staged = self.out.map(Staged::new).transpose()?;
         Ok(Prepared { evaluation: self, questions, staged })
     }

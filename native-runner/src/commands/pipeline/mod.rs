@@ -1,6 +1,5 @@
 //! `engram pipeline`: the whole experiment, from patterns to a verdict.
 
-mod curve;
 mod preset;
 mod steps;
 

@@ -9,12 +9,12 @@ use engram::eval::{EvalConfig, Protocol};
 use engram::generate::Engine;
 use engram::train::TrainConfig;
 
-use super::curve;
 use super::preset::Preset;
 use crate::cli::Global;
 use crate::commands::eval::{Evaluation, questions};
 use crate::commands::train;
 use crate::dataset;
+use crate::runs::curve;
 use crate::terminal::Terminal;
 
 /// The places of one run.
@@ -84,6 +84,8 @@ impl Run {
         let blocks = engine.config().num_hidden_layers as i64;
         let num_layers = (blocks < TrainConfig::default().num_layers).then_some(-1);
         let options = train::Options {
+            config: None,
+            print_config: false,
             data: dataset::DataOptions::folder(&self.held_out),
             adapter_path: self.adapter.clone(),
             resume: false,
@@ -91,6 +93,7 @@ impl Run {
             format: None,
             save_every: None,
             metrics: None,
+            tensorboard: None,
             settings: train::Settings {
                 num_layers,
                 iters: Some(preset.iters),
@@ -114,6 +117,7 @@ impl Run {
             trained_on: Some(self.held_out.join("train.jsonl")),
             out: Some(self.report(protocol)),
             limit: preset.examples,
+            shard: None,
             training: curve::read(&self.adapter)?,
             config: EvalConfig {
                 protocol,

@@ -1,5 +1,7 @@
 //! `engram train`: a LoRA adapter from a folder of data.
 
+mod folder;
+mod follow;
 mod metrics;
 mod settings;
 mod start;
@@ -16,25 +18,36 @@ use engram::model::AnyAdapter;
 use engram::train::{AdapterType, Event, Learner, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
-use self::metrics::Metrics;
+use self::follow::Follow;
 pub use self::settings::Settings;
-use self::start::{CHECKPOINT, Start};
+pub use self::start::CHECKPOINT;
+use self::start::Start;
 use crate::adapter;
 use crate::cli::Global;
+use crate::config;
 use crate::dataset::DataOptions;
 use crate::interrupt;
 use crate::memory;
+use crate::runs::{self, Run as Finished};
 use crate::session;
 use crate::terminal::Terminal;
 
 /// Options of `engram train`.
 #[derive(Debug, Clone, Args)]
 pub struct Options {
+    /// Take settings from a YAML file, in MLX-LM's keys; options go before it
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Print all settings as such a file, and train nothing
+    #[arg(long)]
+    pub print_config: bool,
+
     #[command(flatten)]
     pub data: DataOptions,
 
-    /// Folder for the adapter, its checkpoint, its metrics and, in best/, the adapter of the lowest
-    /// validation loss
+    /// Folder for the adapter, its checkpoint, its settings, its metrics and, in best/, the adapter
+    /// of the lowest validation loss
     #[arg(long, value_name = "FOLDER", default_value = "adapters")]
     pub adapter_path: PathBuf,
 
@@ -58,6 +71,10 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
 
+    /// Write TensorBoard's event files too [default folder: the adapter's]
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1)]
+    pub tensorboard: Option<Option<PathBuf>>,
+
     #[command(flatten)]
     pub settings: Settings,
 }
@@ -77,6 +94,9 @@ Examples:
   engram train --data data --iters 500 --learning-rate 1e-4 --mask-prompt
   engram train --data data --adapter-path runs/first --resume
   engram train --data data --keys q_proj,v_proj --num-layers 8 --format peft
+  engram train --data data --adapter-path runs/first --tensorboard
+  engram train --data data --print-config > run.yaml
+  engram train --config run.yaml --adapter-path runs/second --learning-rate 1e-4
   engram train --data chats.csv --val-split 0.1 --epochs 3 --assistant-only-loss
   engram train --data 'shards/*.parquet' --valid-data valid.jsonl
   engram train --data hf:openai/gsm8k:main --prompt-feature question --completion-feature answer
@@ -86,6 +106,12 @@ instruction, input and output, or a text.
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
+    if options.print_config {
+        let config = options.settings.config()?;
+        config.check()?;
+        let file = config::resolved(global, options, &config)?;
+        return say(config::to_yaml(&file)?.trim_end());
+    }
     let engine = session::load_engine(global)?;
     train(global, &engine, options)
 }
@@ -100,6 +126,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
         #[cfg(feature = "burn")]
         Model::Burn(model) => {
             use engram::burn::{Bottleneck, DoraModule, LoraModule};
+            engram::train::BurnLearner::<LoraModule>::check(&start.config)?;
             match start.config.adapter_type {
                 AdapterType::Lora | AdapterType::Rslora => {
                     run_on(global, engine, options, start.on_burn::<LoraModule>(model)?)
@@ -110,6 +137,7 @@ pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> 
                 AdapterType::Bottleneck => {
                     run_on(global, engine, options, start.on_burn::<Bottleneck>(model)?)
                 }
+                AdapterType::Full => anyhow::bail!("full fine-tuning needs --engine wgpu"),
             }
         }
     }
@@ -124,16 +152,18 @@ fn run_on<L: Learner>(
 ) -> Result<()> {
     let terminal = Terminal::new(global);
     let folder = &options.adapter_path;
+    let (config, parameters) = (trainer.config().clone(), trainer.learner().parameter_count());
+    let from = trainer.iteration();
+    let mut record = folder::begin(global, options, engine, &config, parameters, from)?;
+    let began = Instant::now();
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    let metrics = options.metrics.clone().unwrap_or_else(|| folder.join("metrics.jsonl"));
-    let keep = options.resume.then_some(trainer.iteration());
-    let config = trainer.config().clone();
+    folder::write(global, options, engine, &config, &record)?;
     let mut run = Run {
         options,
         model_name: global.model.to_string(),
         engine,
         terminal,
-        metrics: Metrics::open(&metrics, keep)?,
+        follow: Follow::begin(options, terminal, from, config.iters)?,
         interval_time: Duration::ZERO,
         interval_tokens: 0,
         interval_iterations: 0,
@@ -142,12 +172,16 @@ fn run_on<L: Learner>(
     let dispatches = trainer.learner().dispatches_per_step();
     terminal.note(format_args!(
         "training {} parameters, iterations {} to {}{}",
-        trainer.learner().parameter_count(),
-        trainer.iteration() + 1,
+        parameters,
+        from + 1,
         config.iters,
         dispatches.map_or(String::new(), |count| format!(", {count} dispatches a step"))
     ));
-    pollster::block_on(run.finish(&mut trainer))?;
+    let result = pollster::block_on(run.finish(&mut trainer));
+    record.end(began, trainer.iteration(), &result);
+    // What went wrong first is what is said.
+    let recorded = record.write(folder).and_then(|()| runs::html::write(&Finished::read(folder)?));
+    result.and(recorded)?;
     terminal.note(format_args!("saved the adapter to {}", folder.display()));
     Ok(())
 }
@@ -163,7 +197,7 @@ struct Run<'a> {
     model_name: String,
     engine: &'a Engine,
     terminal: Terminal,
-    metrics: Metrics,
+    follow: Follow,
     interval_time: Duration,
     interval_tokens: usize,
     interval_iterations: usize,
@@ -173,7 +207,6 @@ struct Run<'a> {
 impl Run<'_> {
     async fn finish<L: Learner>(&mut self, trainer: &mut Trainer<L>) -> Result<()> {
         let _deferred = interrupt::defer();
-        let mut bar = self.terminal.steps(trainer.config().iters);
         let mut what = "training".to_owned();
         loop {
             let began = Instant::now();
@@ -191,12 +224,12 @@ impl Run<'_> {
             match event {
                 Event::Validated { iteration, loss, best } => {
                     let seconds = began.elapsed().as_secs_f64();
-                    say(format_args!(
-                        "iteration {iteration}: validation loss {loss:.4}, {seconds:.1} s"
-                    ))?;
-                    self.metrics.write(&json!({
-                        "iteration": iteration, "val_loss": loss, "seconds": seconds,
-                    }))?;
+                    self.follow.note(
+                        format_args!(
+                            "iteration {iteration}: validation loss {loss:.4}, {seconds:.1} s"
+                        ),
+                        &json!({"iteration": iteration, "val_loss": loss, "seconds": seconds}),
+                    )?;
                     if best && iteration > 1 {
                         self.save_adapter(trainer, &self.options.adapter_path.join("best")).await?;
                     }
@@ -204,14 +237,15 @@ impl Run<'_> {
                 Event::Stepped { tokens, .. } => self.count(began, tokens),
                 Event::Reported { iteration, tokens, loss, gradient_norm, trained_tokens } => {
                     self.count(began, tokens);
-                    what = format!("loss {loss:.3}");
-                    self.report(iteration, loss, gradient_norm, trained_tokens, trainer)?;
+                    let rate =
+                        self.report(iteration, loss, gradient_norm, trained_tokens, trainer)?;
+                    what = format!("loss {loss:.3}, {rate:.0} tokens/s");
                 }
             }
-            bar.set(trainer.iteration(), &what);
+            self.follow.set(trainer.iteration(), &what);
             if interrupt::requested() {
                 self.save_checkpoint(trainer).await?;
-                drop(bar);
+                self.follow.end();
                 let iteration = trainer.iteration();
                 self.terminal.note(format_args!(
                     "stopped after iteration {iteration}; --resume goes on from there"
@@ -223,7 +257,7 @@ impl Run<'_> {
                 self.save_checkpoint(trainer).await?;
             }
         }
-        drop(bar);
+        self.follow.end();
         self.save_checkpoint(trainer).await?;
         self.save_adapter(trainer, &self.options.adapter_path).await
     }
@@ -241,27 +275,30 @@ impl Run<'_> {
         gradient_norm: f32,
         trained_tokens: usize,
         trainer: &Trainer<L>,
-    ) -> Result<()> {
+    ) -> Result<f64> {
         let seconds = std::mem::take(&mut self.interval_time).as_secs_f64();
         let tokens = std::mem::take(&mut self.interval_tokens);
         let iterations = std::mem::take(&mut self.interval_iterations);
         let (its, rate) = (iterations as f64 / seconds, tokens as f64 / seconds);
         let peak = memory::peak(self.engine);
         let shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
-        say(format_args!(
-            "iteration {iteration}: training loss {loss:.4}, gradient norm {gradient_norm:.3}, \
-             {its:.3} it/s, {rate:.0} tokens/s{shown}"
-        ))?;
-        self.metrics.write(&json!({
-            "iteration": iteration,
-            "train_loss": loss,
-            "gradient_norm": gradient_norm,
-            "learning_rate": trainer.config().learning_rate,
-            "iterations_per_second": its,
-            "tokens_per_second": rate,
-            "trained_tokens": trained_tokens,
-            "peak_memory_bytes": peak.map(|peak| peak.bytes),
-        }))
+        self.follow.note(
+            format_args!(
+                "iteration {iteration}: training loss {loss:.4}, gradient norm \
+                 {gradient_norm:.3}, {its:.3} it/s, {rate:.0} tokens/s{shown}"
+            ),
+            &json!({
+                "iteration": iteration,
+                "train_loss": loss,
+                "gradient_norm": gradient_norm,
+                "learning_rate": trainer.learning_rate(),
+                "iterations_per_second": its,
+                "tokens_per_second": rate,
+                "trained_tokens": trained_tokens,
+                "peak_memory_bytes": peak.map(|peak| peak.bytes),
+            }),
+        )?;
+        Ok(rate)
     }
 
     fn checkpoint_is_due<L: Learner>(&self, trainer: &Trainer<L>, event: &Event) -> bool {

@@ -1,9 +1,9 @@
 //! The training settings on the command line.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
-use engram::train::{AdapterType, Optimizer, TrainConfig};
+use engram::train::{AdapterType, LrSchedule, Optimizer, ScheduleName, TrainConfig};
 
 /// Whose rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -25,6 +25,8 @@ pub enum Type {
     Dora,
     /// A small network behind a layer; needs --engine burn
     Bottleneck,
+    /// Nothing: every weight of the blocks is trained itself, in f32; needs --engine wgpu
+    Full,
 }
 
 impl From<Type> for AdapterType {
@@ -34,6 +36,7 @@ impl From<Type> for AdapterType {
             Type::Rslora => Self::Rslora,
             Type::Dora => Self::Dora,
             Type::Bottleneck => Self::Bottleneck,
+            Type::Full => Self::Full,
         }
     }
 }
@@ -59,7 +62,7 @@ pub struct Settings {
     #[arg(long)]
     pub learning_rate: Option<f32>,
     /// What is added to a linear layer [default: lora]
-    #[arg(long)]
+    #[arg(long, alias = "fine-tune-type")]
     pub adapter_type: Option<Type>,
     /// Rank of the adapter; the bottleneck's size [default: 8]
     #[arg(long)]
@@ -73,12 +76,46 @@ pub struct Settings {
     /// Linear layers to adapt, such as q_proj,v_proj [default: all seven]
     #[arg(long, value_delimiter = ',')]
     pub keys: Option<Vec<String>>,
-    /// adam or adamw [default: adam]
+    /// Modules to train whole and save beside the adapter, such as embed_tokens,lm_head,norm
+    #[arg(long, value_delimiter = ',')]
+    pub modules_to_save: Option<Vec<String>>,
+    /// How the step size changes: constant, linear_schedule, cosine_decay, exponential_decay or
+    /// step_decay
+    #[arg(long, value_name = "NAME", value_parser = parse_schedule)]
+    pub lr_schedule: Option<ScheduleName>,
+    /// The schedule's arguments, as mlx.optimizers has them [default: from the learning rate to 0]
+    #[arg(long, value_name = "NUMBERS", value_delimiter = ',', requires = "lr_schedule")]
+    pub lr_schedule_arguments: Option<Vec<f64>>,
+    /// Updates in which the step size rises to its first [default: 0]
+    #[arg(long, value_name = "UPDATES")]
+    pub warmup: Option<usize>,
+    /// Step size that the warm-up begins with [default: 0]
+    #[arg(long, value_name = "RATE", requires = "warmup")]
+    pub warmup_init: Option<f64>,
+    /// adam, adamw, sgd, adafactor or muon [default: adam]
     #[arg(long, value_parser = parse_optimizer)]
     pub optimizer: Option<Optimizer>,
-    /// Decay of adamw [default: 0.01]
+    /// Decay of the parameters [default: adamw, muon: 0.01]
     #[arg(long)]
     pub weight_decay: Option<f32>,
+    /// Adam's decays of both moments [default: 0.9,0.999]
+    #[arg(long, value_delimiter = ',', num_args = 2)]
+    pub betas: Option<Vec<f64>>,
+    /// Added to the root of Adam's second moment [default: 1e-8]
+    #[arg(long)]
+    pub eps: Option<f32>,
+    /// Momentum of sgd and muon [default: 0, muon: 0.95]
+    #[arg(long)]
+    pub momentum: Option<f32>,
+    /// Whether that is Nesterov's [default: false, muon: true]
+    #[arg(long)]
+    pub nesterov: Option<bool>,
+    /// Whether adafactor takes step sizes of its own, not the learning rate [default: true]
+    #[arg(long)]
+    pub relative_step: Option<bool>,
+    /// Whether adafactor's steps are as large as the parameters are [default: true]
+    #[arg(long)]
+    pub scale_parameter: Option<bool>,
     /// Whether Adam's moments are corrected for starting at zero [default: true; mlx: false]
     #[arg(long)]
     pub bias_correction: Option<bool>,
@@ -115,11 +152,15 @@ pub struct Settings {
 }
 
 fn parse_optimizer(text: &str) -> Result<Optimizer, String> {
-    match text {
-        "adam" => Ok(Optimizer::Adam),
-        "adamw" => Ok(Optimizer::Adamw),
-        _ => Err("there are adam and adamw".to_owned()),
-    }
+    let known = || Optimizer::ALL.map(Optimizer::name).join(", ");
+    let found = Optimizer::ALL.into_iter().find(|optimizer| optimizer.name() == text);
+    found.ok_or_else(|| format!("there are {}", known()))
+}
+
+fn parse_schedule(text: &str) -> Result<ScheduleName, String> {
+    let known = || ScheduleName::ALL.map(ScheduleName::name).join(", ");
+    let found = ScheduleName::ALL.into_iter().find(|schedule| schedule.name() == text);
+    found.ok_or_else(|| format!("there are {}", known()))
 }
 
 impl Settings {
@@ -131,11 +172,40 @@ impl Settings {
             // Where the paper puts it.
             config.keys = ["self_attn.o_proj", "mlp.down_proj"].map(str::to_owned).into();
         }
+        if self.adapter_type == Some(Type::Full) {
+            let given = [self.rank.is_some(), self.scale.is_some(), self.keys.is_some()];
+            let flags = ["--rank", "--scale", "--keys"];
+            if let Some((flag, _)) = flags.iter().zip(given).find(|(_, given)| *given) {
+                bail!("{flag} is an adapter's; full fine-tuning trains the blocks themselves");
+            }
+        }
         if self.semantics == Some(Semantics::Mlx) {
             config.bias_correction = false;
         }
-        if self.optimizer == Some(Optimizer::Adamw) {
+        if matches!(self.optimizer, Some(Optimizer::Adamw | Optimizer::Muon)) {
             config.weight_decay = 0.01;
+        }
+        if let (Some(rate), Some([first, ..])) =
+            (self.learning_rate, self.lr_schedule_arguments.as_deref())
+        {
+            ensure!(
+                rate == *first as f32,
+                "--learning-rate is {rate}, the schedule begins with {first}; leave one of them out"
+            );
+        }
+        if let Some(optimizer) = self.optimizer
+            && !matches!(optimizer, Optimizer::Adam | Optimizer::Adamw)
+            && self.bias_correction.is_some()
+        {
+            bail!("--bias-correction is of adam and adamw; {} has none", optimizer.name());
+        }
+        if self.optimizer == Some(Optimizer::Adafactor) && self.relative_step != Some(false) {
+            let given = self.learning_rate.is_some() || self.lr_schedule.is_some();
+            ensure!(
+                !given && self.warmup.is_none(),
+                "adafactor takes step sizes of its own; say --relative-step false, or leave out \
+                 --learning-rate and its schedule"
+            );
         }
         Ok(self.put_over(config))
     }
@@ -149,6 +219,18 @@ impl Settings {
             "--resume keeps the settings of the run; only --iters can change, start a new run for others"
         );
         Ok(config)
+    }
+
+    fn schedule(&self) -> Option<LrSchedule> {
+        let warmup = self.warmup.unwrap_or(0);
+        // A warm-up alone is one to a constant rate.
+        let name = self.lr_schedule.or((warmup > 0).then_some(ScheduleName::Constant))?;
+        Some(LrSchedule {
+            name,
+            arguments: self.lr_schedule_arguments.clone().unwrap_or_default(),
+            warmup,
+            warmup_init: self.warmup_init.unwrap_or(0.0),
+        })
     }
 
     fn put_over(&self, mut config: TrainConfig) -> TrainConfig {
@@ -171,8 +253,18 @@ impl Settings {
         put(&mut config.scale, &self.scale);
         put(&mut config.num_layers, &self.num_layers);
         put(&mut config.keys, &self.keys);
+        put(&mut config.modules_to_save, &self.modules_to_save);
         put(&mut config.optimizer, &self.optimizer);
         put(&mut config.weight_decay, &self.weight_decay);
+        if let Some([first, second]) = self.betas.as_deref() {
+            config.betas = [*first, *second];
+        }
+        put(&mut config.eps, &self.eps);
+        config.momentum = self.momentum.or(config.momentum);
+        config.nesterov = self.nesterov.or(config.nesterov);
+        put(&mut config.relative_step, &self.relative_step);
+        put(&mut config.scale_parameter, &self.scale_parameter);
+        config.lr_schedule = self.schedule().or(config.lr_schedule);
         put(&mut config.bias_correction, &self.bias_correction);
         if self.max_grad_norm.is_some() {
             config.max_grad_norm = self.max_grad_norm;

@@ -58,7 +58,7 @@ impl Start {
         );
         let initial = match &options.init_adapter {
             Some(folder) => {
-                let adapter = adapter::read_folder(folder)?;
+                let adapter = adapter::read_for(folder, engine.config())?;
                 if let AnyAdapter::Lora(tensors) = &adapter {
                     tensors.check(&folder.display().to_string(), engine.config())?;
                     take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
@@ -143,6 +143,15 @@ fn take_shape(
     blocks: usize,
     folder: &Path,
 ) -> Result<()> {
+    if !tensors.weights().is_empty() && config.modules_to_save.is_empty() {
+        let module = |name: &String| name.rsplit_once('.').map(|(module, _)| module.to_owned());
+        let modules: BTreeSet<String> = tensors.weights().keys().filter_map(module).collect();
+        config.modules_to_save = modules.into_iter().collect();
+    }
+    if tensors.is_full() {
+        config.adapter_type = AdapterType::Full;
+        return Ok(());
+    }
     let targets: BTreeSet<Target> = tensors.iter().map(|(_, target, _)| target).collect();
     let first = tensors.first_layer().unwrap_or(blocks);
     for layer in first..blocks {

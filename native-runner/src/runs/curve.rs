@@ -8,12 +8,13 @@ use anyhow::{Context as _, Result};
 use engram::eval::report::{LossPoint, Training, TrainingCost};
 use serde_json::Value;
 
+use super::METRICS;
 use crate::adapter;
 
 /// The training of the adapter in `folder`, as its metrics and its settings tell; none if it has
 /// no metrics, as one that was trained elsewhere.
 pub fn read(folder: &Path) -> Result<Option<Training>> {
-    let path = folder.join("metrics.jsonl");
+    let path = folder.join(METRICS);
     let name = path.display().to_string();
     let lines = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -29,7 +30,7 @@ pub fn read(folder: &Path) -> Result<Option<Training>> {
 }
 
 /// One point an iteration, in their order, and what all reports together took.
-fn parse(name: &str, lines: &str) -> Result<(Vec<LossPoint>, Option<TrainingCost>)> {
+pub fn parse(name: &str, lines: &str) -> Result<(Vec<LossPoint>, Option<TrainingCost>)> {
     let mut points: BTreeMap<usize, LossPoint> = BTreeMap::new();
     let (mut seconds, mut tokens, mut peak, mut reported) = (0.0, 0.0, None, 0);
     for (number, line) in (1..).zip(lines.lines()).filter(|(_, line)| !line.trim().is_empty()) {

@@ -1,0 +1,73 @@
+//! Whoever follows a run: its metrics file, TensorBoard, and the one at the terminal.
+
+use std::fmt::Display;
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::Options;
+use super::metrics::Metrics;
+use crate::runs::METRICS;
+use crate::runs::tensorboard::EventFile;
+use crate::terminal::Terminal;
+use crate::terminal::steps::Steps;
+
+/// TensorBoard's tags of what the metrics name.
+const TAGS: [(&str, &str); 5] = [
+    ("train_loss", "train/loss"),
+    ("learning_rate", "train/learning_rate"),
+    ("gradient_norm", "train/gradient_norm"),
+    ("tokens_per_second", "train/tokens_per_second"),
+    ("val_loss", "val/loss"),
+];
+
+/// All who follow a run.
+pub struct Follow {
+    metrics: Metrics,
+    events: Option<EventFile>,
+    steps: Steps,
+}
+
+impl Follow {
+    /// Of a run of `iters` iterations, `done` of which are done.
+    pub fn begin(options: &Options, terminal: Terminal, done: usize, iters: usize) -> Result<Self> {
+        let folder = &options.adapter_path;
+        let metrics = options.metrics.clone().unwrap_or_else(|| folder.join(METRICS));
+        let metrics = Metrics::open(&metrics, options.resume.then_some(done))?;
+        let events = options.tensorboard.as_ref().map(|other| {
+            let folder: &Path = other.as_deref().unwrap_or(folder);
+            EventFile::create(folder, done)
+        });
+        let steps = terminal.curve(iters);
+        Ok(Self { metrics, events: events.transpose()?, steps })
+    }
+
+    /// A line for people, and the same for programs.
+    pub fn note(&mut self, line: impl Display, entry: &Value) -> Result<()> {
+        self.steps.suspend(|| writeln!(std::io::stdout(), "{line}"))?;
+        self.metrics.write(entry)?;
+        let Some(iteration) = entry["iteration"].as_u64() else { return Ok(()) };
+        let values: Vec<(&str, f32)> = TAGS
+            .iter()
+            .filter_map(|(name, tag)| Some((*tag, entry[*name].as_f64()? as f32)))
+            .collect();
+        if let Some(events) = &mut self.events {
+            events.scalars(iteration as usize, &values)?;
+        }
+        let loss = |name: &str| Some((iteration as f64, entry[name].as_f64()?));
+        self.steps.add(loss("train_loss"), loss("val_loss"));
+        Ok(())
+    }
+
+    /// `done` iterations are done; `what` is how it goes.
+    pub fn set(&mut self, done: usize, what: impl Display) {
+        self.steps.set(done, what);
+    }
+
+    /// Ends what is shown at the terminal.
+    pub fn end(&mut self) {
+        self.steps.finish();
+    }
+}

@@ -1,0 +1,11 @@
+// A matrix or a vector in an array of parameters; twin of `optimizer::Place`.
+struct Place {
+    offset: u32,
+    rows: u32,
+    cols: u32,
+    stride: u32,
+    is_vector: u32,
+    at: u32,
+    scratch: u32,
+    pad: u32,
+}
