@@ -50,6 +50,9 @@ impl GpuLearner {
                 "the wgpu engine trains the adapter types lora, rslora and full; use --engine burn",
             ));
         }
+        if adapter.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+            return Err(Error::invalid("training a DoRA adapter needs --engine burn"));
+        }
         let layers = config.layers(&model.config)?;
         let mut adapter = GpuAdapter::load(context, model, adapter)?;
         let base = match &adapter.weights {

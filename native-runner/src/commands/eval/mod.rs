@@ -265,7 +265,9 @@ pub fn candidates<'a>(
     named: &[(String, Option<PathBuf>)],
 ) -> Result<Vec<EngineCandidate<'a>>> {
     let candidate = |(name, folder): &(String, Option<PathBuf>)| {
-        let adapter = adapter::load(engine, folder.as_deref())?;
+        let spec =
+            folder.iter().map(|path| adapter::AdapterSpec { path: path.clone(), weight: 1.0 });
+        let adapter = adapter::load(engine, &spec.collect::<Vec<_>>())?;
         Ok(EngineCandidate::new(name, engine, adapter, &session::clock))
     };
     named.iter().map(candidate).collect()
