@@ -211,6 +211,8 @@ fn what_repeats_is_said_when_a_training_begins() {
     ] {
         assert!(notes.contains(expected), "{notes}");
     }
+    let (_, notes) = folder.train(&["--data", "train.jsonl,test.jsonl", "--val-batches", "0"]);
+    assert!(notes.contains("test.jsonl: the test set, by its name\n"), "{notes}");
     // A test set that can't be read is none of a training's business.
     fs::write(folder.path("test.jsonl"), "{").unwrap();
     folder.train(&["--data", "."]);

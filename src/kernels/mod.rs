@@ -16,6 +16,7 @@ pub mod check;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod embedding_gradient;
+pub mod fuse;
 pub mod gate;
 pub mod kv;
 pub mod last_row;

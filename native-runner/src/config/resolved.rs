@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use engram::train::{AdapterType, Optimizer, TrainConfig};
+use engram::train::{AdapterType, Optimizer, TrainConfig, TrainMode};
 use serde_json::{Map, Value, json};
 
 use super::keys::insert;
@@ -65,6 +65,7 @@ pub fn resolved(
             "modules_to_save" => config.modules_to_save.is_empty(),
             "weight_decay" => config.optimizer == Optimizer::Adam,
             "betas" | "eps" | "bias_correction" => !is_adam,
+            "beta" => config.train_mode != TrainMode::Dpo,
             "relative_step" | "scale_parameter" => config.optimizer != Optimizer::Adafactor,
             "lr_schedule_arguments" => schedule.is_empty(),
             "learning_rate" => {

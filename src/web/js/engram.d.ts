@@ -286,6 +286,11 @@ export interface Adapters {
     deactivate(): Promise<void>;
     /** All loaded ones. */
     list(): Promise<AdapterInfo[]>;
+    /**
+     * Adds up loaded LoRA adapters, each times its weight (`{ one: 0.7, other: 0.3 }`), as one more
+     * under `name`: exact, its ranks are theirs together.
+     */
+    blend(name: string, weights: Record<string, number>): Promise<AdapterInfo>;
     /** Forgets it. */
     remove(name: string): Promise<void>;
     /** Its files, in either layout. */

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 use engram::formats::adapter::{AdapterFiles, PeftOptions, write_mlx, write_named, write_peft};
 use engram::generate::{Engine, Model};
 use engram::model::AnyAdapter;
-use engram::train::{AdapterType, Event, Learner, TrainConfig, Trainer};
+use engram::train::{AdapterType, Event, Learner, Preference, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
 use self::follow::Follow;
@@ -334,22 +334,32 @@ impl Run<'_> {
         let iterations = std::mem::take(&mut self.interval_iterations);
         let (its, rate) = (iterations as f64 / seconds, tokens as f64 / seconds);
         let peak = memory::peak(self.engine);
-        let shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
+        let mut shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
+        let pairs = trainer.preference().filter(|preference| preference.pairs > 0);
+        let of_pairs = pairs.map(|Preference { pairs, correct, margin, .. }| {
+            (correct as f64 / pairs as f64, margin / pairs as f64)
+        });
+        let mut line = json!({
+            "iteration": iteration,
+            "train_loss": loss,
+            "gradient_norm": gradient_norm,
+            "learning_rate": trainer.learning_rate(),
+            "iterations_per_second": its,
+            "tokens_per_second": rate,
+            "trained_tokens": trained_tokens,
+            "peak_memory_bytes": peak.map(|peak| peak.bytes),
+        });
+        if let Some((accuracy, margin)) = of_pairs {
+            shown += &format!(", {:.0} % of pairs right, margin {margin:.3}", accuracy * 100.0);
+            line["rewards/accuracies"] = json!(accuracy);
+            line["rewards/margins"] = json!(margin);
+        }
         self.follow.note(
             format_args!(
                 "iteration {iteration}: training loss {loss:.4}, gradient norm \
                  {gradient_norm:.3}, {its:.3} it/s, {rate:.0} tokens/s{shown}"
             ),
-            &json!({
-                "iteration": iteration,
-                "train_loss": loss,
-                "gradient_norm": gradient_norm,
-                "learning_rate": trainer.learning_rate(),
-                "iterations_per_second": its,
-                "tokens_per_second": rate,
-                "trained_tokens": trained_tokens,
-                "peak_memory_bytes": peak.map(|peak| peak.bytes),
-            }),
+            &line,
         )?;
         Ok(rate)
     }
