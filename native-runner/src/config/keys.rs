@@ -69,6 +69,13 @@ pub struct Setting {
     pub arguments: Vec<String>,
 }
 
+impl Setting {
+    /// Whether it is more than a flag that is off.
+    pub fn is_set(&self) -> bool {
+        !self.arguments.is_empty()
+    }
+}
+
 /// The keys that `engram train` has.
 pub struct Keys<'a> {
     train: &'a Command,

@@ -99,7 +99,11 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
 
     let mut settings: Vec<Setting> = Vec::new();
     for layer in layers {
-        for setting in Keys::new(train).settings(&layer.name, &layer.node, &optimizer)? {
+        let of_layer = Keys::new(train).settings(&layer.name, &layer.node, &optimizer)?;
+        settings.retain(|earlier| {
+            !of_layer.iter().any(|s| s.is_set() && exclude(train, &s.option, &earlier.option))
+        });
+        for setting in of_layer {
             check_alone(&setting)?;
             settings.retain(|earlier| earlier.option != setting.option);
             settings.push(setting);
@@ -110,6 +114,10 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
     settings.retain(|setting| {
         !is_given(&setting.option) && (setting.option != "init_adapter" || !resumes)
     });
+    // So do those that an option on the command line rules out.
+    let typed = train.get_arguments().map(|option| option.get_id().as_str());
+    let typed: Vec<&str> = typed.filter(|option| is_given(option)).collect();
+    settings.retain(|setting| !typed.iter().any(|given| exclude(train, given, &setting.option)));
     let with = |left_out: Option<usize>| {
         let taken = settings.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
         let more = taken.flat_map(|(_, setting)| setting.arguments.iter().map(OsString::from));
@@ -133,6 +141,16 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
         });
     }
     Ok(whole)
+}
+
+/// Whether two options of `command` may not be given together, as `epochs` and `iters`.
+fn exclude(command: &clap::Command, one: &str, other: &str) -> bool {
+    let excludes = |one: &str, other: &str| {
+        let option = command.get_arguments().find(|option| option.get_id() == one);
+        let excluded = option.map(|option| command.get_arg_conflicts_with(option));
+        excluded.is_some_and(|excluded| excluded.iter().any(|option| option.get_id() == other))
+    };
+    excludes(one, other) || excludes(other, one)
 }
 
 /// Whether a key's value is one that its option takes.
@@ -187,6 +205,25 @@ mod tests {
     }
 
     #[test]
+    fn an_option_rules_out_what_it_excludes_in_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.yaml");
+        let path = path.to_str().unwrap();
+        std::fs::write(path, "iters: 7\nmask_prompt: true\nval_split: 0.1\n").unwrap();
+        let read = |arguments: &[&str]| {
+            let start = ["engram", "train", "-c", path];
+            let arguments = [&start, arguments].concat().into_iter().map(OsString::from);
+            let Command::Train(options) = parse(arguments.collect()).unwrap().command else {
+                panic!()
+            };
+            (options.settings.iters, options.settings.epochs, options.settings.mask_prompt)
+        };
+        assert_eq!(read(&[]), (Some(7), None, true));
+        let others = ["--epochs=3", "--assistant-only-loss", "--valid-data=v"];
+        assert_eq!(read(&others), (None, Some(3), false));
+    }
+
+    #[test]
     fn every_option_is_in_the_file() {
         let fields = serde_json::to_value(TrainConfig::default()).unwrap();
         let given = cli(&[
@@ -198,10 +235,25 @@ mod tests {
             "--save-every=3",
             "--metrics=m",
             "--tensorboard",
+            "--lr-schedule=cosine_decay",
+            "--lr-schedule-arguments=1e-5,100",
+            "--warmup=3",
+            "--warmup-init=0",
+            "--valid-data=v",
+            "--prompt-feature=p",
+            "--completion-feature=c",
+            "--chat-feature=m",
+            "--text-feature=t",
         ]);
-        let (file, _) = file(&given);
-        for option in all_settings() {
-            let is_there = fields.get(&option).is_some() || file.contains_key(&option);
+        let split = cli(&["--val-split=0.1"]);
+        let (mut file, split) = (self::file(&given).0, self::file(&split).0);
+        file.extend(split);
+        // Epochs become iterations when the data is read.
+        for option in all_settings().into_iter().filter(|option| option != "epochs") {
+            let of_schedule = option.trim_start_matches("lr_schedule_");
+            let is_there = fields.get(&option).is_some()
+                || file.contains_key(&option)
+                || file["lr_schedule"].get(of_schedule).is_some();
             assert!(is_there, "config::resolved leaves out {option}");
         }
     }

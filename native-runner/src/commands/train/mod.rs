@@ -109,7 +109,12 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     if options.print_config {
         let config = options.settings.config()?;
         config.check()?;
-        let file = config::resolved(global, options, &config)?;
+        let mut file = config::resolved(global, options, &config)?;
+        if let Some(epochs) = options.settings.epochs {
+            // How many iterations they are shows when the data is read.
+            file.shift_remove("iters");
+            file.insert("epochs".to_owned(), json!(epochs));
+        }
         return say(config::to_yaml(&file)?.trim_end());
     }
     let engine = session::load_engine(global)?;

@@ -99,7 +99,7 @@ pub struct Settings {
     #[arg(long)]
     pub weight_decay: Option<f32>,
     /// Adam's decays of both moments [default: 0.9,0.999]
-    #[arg(long, value_delimiter = ',', num_args = 2)]
+    #[arg(long, value_delimiter = ',')]
     pub betas: Option<Vec<f64>>,
     /// Added to the root of Adam's second moment [default: 1e-8]
     #[arg(long)]
@@ -206,6 +206,9 @@ impl Settings {
                 "adafactor takes step sizes of its own; say --relative-step false, or leave out \
                  --learning-rate and its schedule"
             );
+        }
+        if let Some(betas) = &self.betas {
+            ensure!(betas.len() == 2, "--betas takes two numbers, as 0.9,0.999");
         }
         Ok(self.put_over(config))
     }
