@@ -233,6 +233,7 @@ Examples:
   engram train --data FOLDER                    a LoRA adapter from your own data
   engram eval --data FOLDER --adapter-path adapters
   engram chat --model hf:HuggingFaceTB/SmolLM2-360M-Instruct --adapter-path adapters
+  engram fuse --adapter-path adapters --out mine.gguf
   engram train --data FOLDER --engine burn      on the CPU; --adapter-type dora|bottleneck too
 
 Exit codes: 0 done, 2 an error (one line on stderr says which), 130 interrupted by Ctrl-C.

@@ -1,6 +1,6 @@
 //! The JSON files beside a model's safetensors.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::formats::{Checkpoint, DType, GgufTokenizer, TokenizerFile};
 use crate::text::Tokenizer;
@@ -39,17 +39,17 @@ pub fn folder_files(checkpoint: &Checkpoint, dtype: DType) -> Result<Vec<(&'stat
             "the model has its files of configuration and tokenizer already",
         ));
     };
-    let config = config_with_dtype("config.json", &checkpoint.config.to_json(), dtype)?;
-    let eos = match &checkpoint.config.eos_token_ids[..] {
-        [one] => json!(one),
-        ids => json!(ids),
-    };
-    let mut generation = Map::from_iter([("eos_token_id".to_owned(), eos)]);
-    for (key, id) in
-        [("bos_token_id", checkpoint.config.bos_token_id), ("pad_token_id", metadata.pad_token_id)]
-    {
-        generation.extend(id.map(|id| (key.to_owned(), id.into())));
-    }
+    let plain = checkpoint.config.to_json();
+    let config = config_with_dtype("config.json", &plain, dtype)?;
+    let fields: Map<String, Value> =
+        serde_json::from_slice(&plain).map_err(|error| Error::invalid(error.to_string()))?;
+    let mut generation: Map<String, Value> = fields
+        .into_iter()
+        .filter(|(key, value)| {
+            ["bos_token_id", "eos_token_id"].contains(&&**key) && !value.is_null()
+        })
+        .collect();
+    generation.extend(metadata.pad_token_id.map(|id| ("pad_token_id".to_owned(), id.into())));
     Ok(vec![
         ("config.json", config),
         ("generation_config.json", pretty(&generation.into())),

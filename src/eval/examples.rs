@@ -80,6 +80,9 @@ fn from_record(record: &Record) -> Result<Example, &'static str> {
             Err("plain text asks no question; give a prompt and its completion, or evaluate the \
                  loss alone")
         }
+        Body::Preference { .. } => {
+            Err("preferences can't be evaluated; give prompts and their completions")
+        }
         Body::Chat { tools: Some(_), .. } | Body::Completion { tools: Some(_), .. } => {
             Err("tools can't be evaluated; leave the key out")
         }

@@ -131,3 +131,83 @@ pub fn gguf_header(pairs: &Pairs, tensors: &[Announced], alignment: u64) -> Resu
 fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes()[..], text.as_bytes()].concat()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::formats::{Bytes, Gguf, Value};
+    use crate::testing::test;
+
+    fn tensor(name: &str, dtype: DType, shape: &[usize]) -> Announced {
+        Announced { name: name.into(), dtype, shape: shape.to_vec() }
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut pairs = Pairs::default();
+        pairs.u32("a", 7);
+        pairs.f32("b", 0.5);
+        pairs.bool("c", true);
+        pairs.string("d", "déjà");
+        pairs.strings("e", &["x".into(), String::new()]);
+        pairs.i32s("f", &[-1, 2]);
+        pairs.f32s("g", &[1.5]);
+        pairs.u32("general.alignment", 64);
+        let tensors = [
+            tensor("one", DType::F16, &[3]),
+            tensor("two", DType::Q4_1, &[2, 64]),
+            tensor("three", DType::F32, &[]),
+        ];
+        let mut file = gguf_header(&pairs, &tensors, 64).unwrap();
+        assert!(file.len().is_multiple_of(64));
+        let data = file.len() as u64;
+        file.resize(file.len() + 3 * 128, 0);
+        let gguf = pollster::block_on(Gguf::parse(&Bytes::new("m", file))).unwrap();
+        let metadata = &gguf.metadata;
+        for (key, value) in [
+            ("a", Value::Unsigned(7)),
+            ("b", Value::Float(0.5)),
+            ("c", Value::Bool(true)),
+            ("d", Value::String("déjà".into())),
+        ] {
+            assert_eq!(metadata.get(key), Some(&value));
+        }
+        assert_eq!(metadata.strings_len("e"), Some(2));
+        assert_eq!(metadata.i32s("f").unwrap(), Some(vec![-1, 2]));
+        assert_eq!(metadata.f32s("g").unwrap(), Some(vec![1.5]));
+        let places: Vec<(u64, u64)> =
+            gguf.tensors.iter().map(|tensor| (tensor.offset - data, tensor.bytes)).collect();
+        assert_eq!(places, [(0, 6), (64, 80), (192, 4)]);
+        for (found, tensor) in gguf.tensors.iter().zip(tensors) {
+            assert_eq!((&found.name, found.dtype), (&tensor.name, tensor.dtype));
+            assert_eq!(found.shape, tensor.shape);
+        }
+    }
+
+    #[test]
+    fn what_no_file_could_hold_is_named() {
+        let problem = |pairs: &Pairs, tensors: &[Announced]| {
+            gguf_header(pairs, tensors, 32).unwrap_err().to_string()
+        };
+        let none = Pairs::default();
+        let mut twice = Pairs::default();
+        twice.u32("a", 1);
+        twice.bool("a", true);
+        let huge = tensor("huge", DType::F32, &[1 << 31, 1 << 31]);
+        for (problem, named) in [
+            (problem(&twice, &[]), "`a` would be twice"),
+            (
+                problem(&none, &[tensor("t", DType::F32, &[1]), tensor("t", DType::F32, &[1])]),
+                "`t`",
+            ),
+            (problem(&none, &[tensor("t", DType::Q8_0, &[32, 33])]), "`t` [32, 33] can't be"),
+            (
+                problem(&none, &[tensor("t", DType::F16, &[usize::MAX, 2])]),
+                "can't be stored as F16",
+            ),
+            (problem(&none, &[huge]), "can't be stored as F32"),
+        ] {
+            assert!(problem.contains(named), "{problem}");
+        }
+    }
+}

@@ -46,6 +46,17 @@ impl Optimizer {
     }
 }
 
+/// What a run learns from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainMode {
+    /// Supervised fine-tuning: texts and answers.
+    #[default]
+    Sft,
+    /// Direct preference optimisation (Rafailov et al., 2023): pairs of a chosen and a rejected answer.
+    Dpo,
+}
+
 /// What an adapter adds to a linear layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +80,12 @@ pub enum AdapterType {
 pub struct TrainConfig {
     /// Whose rules for data order, targets and weighting.
     pub semantics: Semantics,
+    /// What it learns from.
+    #[serde(default)]
+    pub train_mode: TrainMode,
+    /// How far DPO lets the model move from what it was: the larger, the less.
+    #[serde(default = "beta")]
+    pub beta: f32,
     /// What is trained.
     #[serde(default)]
     pub adapter_type: AdapterType,
@@ -145,6 +162,8 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             semantics: Semantics::Engram,
+            train_mode: TrainMode::Sft,
+            beta: beta(),
             adapter_type: AdapterType::Lora,
             rank: 8,
             scale: 20.0,
@@ -202,6 +221,7 @@ impl TrainConfig {
             ("weight-decay", self.weight_decay),
             ("max-grad-norm", self.max_grad_norm.unwrap_or(1.0)),
             ("eps", self.eps),
+            ("beta", self.beta),
             ("momentum", self.momentum.unwrap_or(0.0)),
         ];
         if let Some((name, value)) = finite.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
@@ -216,6 +236,17 @@ impl TrainConfig {
         self.check_of_others()?;
         if let Some(schedule) = &self.lr_schedule {
             schedule.check()?;
+        }
+        if self.train_mode == TrainMode::Dpo {
+            if self.mask_prompt || self.assistant_only_loss {
+                return Err(Error::invalid(
+                    "dpo counts the last messages alone; leave out mask-prompt and \
+                     assistant-only-loss",
+                ));
+            }
+            if self.semantics == Semantics::Mlx {
+                return Err(Error::invalid("MLX-LM has no dpo; leave out semantics mlx"));
+            }
         }
         if self.mask_prompt && self.assistant_only_loss {
             return Err(Error::invalid(
@@ -348,6 +379,9 @@ impl TrainConfig {
 
     /// What of an example carries loss.
     pub fn loss_on(&self) -> LossOn {
+        if self.train_mode == TrainMode::Dpo {
+            return LossOn::Preference;
+        }
         match (self.mask_prompt, self.assistant_only_loss) {
             (true, _) => LossOn::LastMessage,
             (_, true) => LossOn::Assistant,
@@ -403,6 +437,10 @@ impl TrainConfig {
         let scheduled = self.lr_schedule.as_ref().map(|schedule| schedule.rate(update, course));
         scheduled.map_or(self.learning_rate, |rate| rate as f32)
     }
+}
+
+fn beta() -> f32 {
+    0.1
 }
 
 fn betas() -> [f64; 2] {

@@ -56,6 +56,11 @@ impl StepBuffers {
         })
     }
 
+    /// Each token's weighted loss after a replay, f32 (capacity).
+    pub fn token_losses(&self) -> &Buffer {
+        &self.losses
+    }
+
     /// Puts a batch in place.
     pub fn write(&self, context: &Context, tokens: &[Token], targets: &[Target], step: &Step) {
         context.write(&self.tokens, 0, bytemuck::cast_slice(tokens));

@@ -69,10 +69,19 @@ pub struct Setting {
     pub arguments: Vec<String>,
 }
 
+/// Options that say the same in two ways.
+const RIVALS: [[&str; 2]; 2] = [["iters", "epochs"], ["valid_data", "val_split"]];
+
 impl Setting {
-    /// Whether it is more than a flag that is off.
-    pub fn is_set(&self) -> bool {
-        !self.arguments.is_empty()
+    /// The options that can't stand beside this one.
+    pub fn rivals(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let of_one = RIVALS.iter().filter(|pair| pair.contains(&self.option.as_str()));
+        of_one.flatten().copied().filter(|name| *name != self.option)
+    }
+
+    /// Whether it leaves nothing of what an earlier one says of `option`.
+    pub fn replaces(&self, option: &str) -> bool {
+        self.option == option || self.rivals().any(|rival| rival == option)
     }
 }
 

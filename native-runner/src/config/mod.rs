@@ -10,7 +10,8 @@ mod yaml;
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser as _};
 
@@ -99,29 +100,21 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
 
     let mut settings: Vec<Setting> = Vec::new();
     for layer in layers {
-        let of_layer = Keys::new(train).settings(&layer.name, &layer.node, &optimizer)?;
-        settings.retain(|earlier| {
-            !of_layer.iter().any(|s| s.is_set() && exclude(train, &s.option, &earlier.option))
-        });
-        for setting in of_layer {
-            check_alone(&setting)?;
-            settings.retain(|earlier| earlier.option != setting.option);
-            settings.push(setting);
-        }
+        let more = Keys::new(train).settings(&layer.name, &layer.node, &optimizer)?;
+        more.iter().try_for_each(check_alone)?;
+        settings.retain(|earlier| !more.iter().any(|later| later.replaces(&earlier.option)));
+        settings.extend(more);
     }
     // What the checkpoint came from is in it.
     let resumes = given.get_flag("resume");
     settings.retain(|setting| {
-        !is_given(&setting.option) && (setting.option != "init_adapter" || !resumes)
+        let is_replaced = is_given(&setting.option) || setting.rivals().any(is_given);
+        !is_replaced && (setting.option != "init_adapter" || !resumes)
     });
-    // So do those that an option on the command line rules out.
-    let typed = train.get_arguments().map(|option| option.get_id().as_str());
-    let typed: Vec<&str> = typed.filter(|option| is_given(option)).collect();
-    settings.retain(|setting| !typed.iter().any(|given| exclude(train, given, &setting.option)));
     let with = |left_out: Option<usize>| {
         let taken = settings.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
         let more = taken.flat_map(|(_, setting)| setting.arguments.iter().map(OsString::from));
-        try_parse(arguments.iter().cloned().chain(more))
+        Cli::try_parse_from(arguments.iter().cloned().chain(more))
     };
     let usable = |cli: &Cli| -> Result<()> {
         match &cli.command {
@@ -129,7 +122,7 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
             _ => Ok(()),
         }
     };
-    let whole = with(None).map_err(|problem| anyhow!("{name}: {problem}"))?;
+    let whole = with(None).map_err(|error| anyhow!("{name}: {}", one_line(&error)))?;
     if let Err(problem) = usable(&whole) {
         // The line is that of the value without which there is no such problem.
         let culprit = (0..settings.len())
@@ -143,33 +136,30 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
     Ok(whole)
 }
 
-/// Whether two options of `command` may not be given together, as `epochs` and `iters`.
-fn exclude(command: &clap::Command, one: &str, other: &str) -> bool {
-    let excludes = |one: &str, other: &str| {
-        let option = command.get_arguments().find(|option| option.get_id() == one);
-        let excluded = option.map(|option| command.get_arg_conflicts_with(option));
-        excluded.is_some_and(|excluded| excluded.iter().any(|option| option.get_id() == other))
-    };
-    excludes(one, other) || excludes(other, one)
-}
-
 /// Whether a key's value is one that its option takes.
 fn check_alone(setting: &Setting) -> Result<()> {
     let arguments = ["engram", "train"].into_iter().chain(setting.arguments.iter().map(|a| &**a));
     let Setting { key, place, .. } = setting;
-    try_parse(arguments.map(OsString::from))
-        .map(|_| ())
-        .map_err(|problem| anyhow!("{place}: `{key}`: {problem}"))
+    match Cli::try_parse_from(arguments) {
+        // What else it needs, or can't stand beside it, shows with all the others.
+        Err(error)
+            if !matches!(
+                error.kind(),
+                ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict
+            ) =>
+        {
+            bail!("{place}: `{key}`: {}", one_line(&error))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Parses arguments; the error is one line.
-fn try_parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, String> {
-    Cli::try_parse_from(arguments).map_err(|error| {
-        let text = error.to_string();
-        let first = text.split("\n\n").next().unwrap_or_default();
-        let words = first.trim_start_matches("error: ").split_whitespace();
-        words.collect::<Vec<_>>().join(" ")
-    })
+/// A usage error without the usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words = first.trim_start_matches("error: ").split_whitespace();
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -205,25 +195,6 @@ mod tests {
     }
 
     #[test]
-    fn an_option_rules_out_what_it_excludes_in_a_file() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("run.yaml");
-        let path = path.to_str().unwrap();
-        std::fs::write(path, "iters: 7\nmask_prompt: true\nval_split: 0.1\n").unwrap();
-        let read = |arguments: &[&str]| {
-            let start = ["engram", "train", "-c", path];
-            let arguments = [&start, arguments].concat().into_iter().map(OsString::from);
-            let Command::Train(options) = parse(arguments.collect()).unwrap().command else {
-                panic!()
-            };
-            (options.settings.iters, options.settings.epochs, options.settings.mask_prompt)
-        };
-        assert_eq!(read(&[]), (Some(7), None, true));
-        let others = ["--epochs=3", "--assistant-only-loss", "--valid-data=v"];
-        assert_eq!(read(&others), (None, Some(3), false));
-    }
-
-    #[test]
     fn every_option_is_in_the_file() {
         let fields = serde_json::to_value(TrainConfig::default()).unwrap();
         let given = cli(&[
@@ -239,17 +210,20 @@ mod tests {
             "--lr-schedule-arguments=1e-5,100",
             "--warmup=3",
             "--warmup-init=0",
+            "--early-stopping-patience=2",
+            "--eval-data=t",
+            "--eval-every=2",
+            "--eval-examples=3",
             "--valid-data=v",
             "--prompt-feature=p",
             "--completion-feature=c",
-            "--chat-feature=m",
+            "--chat-feature=h",
             "--text-feature=t",
         ]);
-        let split = cli(&["--val-split=0.1"]);
-        let (mut file, split) = (self::file(&given).0, self::file(&split).0);
-        file.extend(split);
-        // Epochs become iterations when the data is read.
-        for option in all_settings().into_iter().filter(|option| option != "epochs") {
+        let (mut file, _) = file(&given);
+        // What can't stand beside the others.
+        file.extend(self::file(&cli(&["--val-split=0.1", "--epochs=2"])).0);
+        for option in all_settings() {
             let of_schedule = option.trim_start_matches("lr_schedule_");
             let is_there = fields.get(&option).is_some()
                 || file.contains_key(&option)
@@ -270,6 +244,7 @@ mod tests {
             &["--semantics=mlx", "--num-layers=-1", "--keys=q_proj", "--seed=18446744073709551615"],
             &["--save-every=3", "--data=1e3", "--adapter-path=true", "--engine=wgpu"],
             &["--tensorboard"],
+            &["--epochs=3", "--val-split=0.1"],
             &["--tensorboard=events", "--metrics=m"],
         ] {
             let (file, trained) = file(&cli(arguments));
@@ -294,6 +269,10 @@ mod tests {
             (Some("b.gguf"), Some("wgpu"))
         );
         assert_eq!((trained.iters, trained.batch_size, trained.max_seq_length), (9, 2, 2048));
+        // An option that stands for another goes before that, too.
+        let arguments = ["engram", "train", "-c", path, "--epochs", "3"];
+        let (file, _) = self::file(&parse(arguments.map(OsString::from).into()).unwrap());
+        assert_eq!((&file["epochs"], file.get("iters")), (&3.into(), None));
     }
 
     #[test]
@@ -317,6 +296,7 @@ mod tests {
                 ":3: `optimizer_config.adam.weight_decay`: adam has no weight decay",
             ),
             ("iters: 3\n", "--rank=0", ": rank is 0"),
+            ("iters: 3\nepochs: 2\n", "", ": the argument '--iters <ITERS>' cannot be used with"),
         ] {
             std::fs::write(&path, text).unwrap();
             let mut arguments = vec!["engram", "train", "-c", shown];

@@ -1,7 +1,7 @@
 //! Reading Hugging Face's `config.json` and `generation_config.json`.
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{ModelConfig, RopeScaling};
 use crate::{Error, Result};
@@ -182,11 +182,16 @@ impl ModelConfig {
                 "original_max_position_embeddings": original_max_position_embeddings,
             }),
         });
+        let eos_token_id = match self.eos_token_ids[..] {
+            [] => Value::Null,
+            [one] => one.into(),
+            ref ids => json!(ids),
+        };
         let config = json!({
             "architectures": ["LlamaForCausalLM"],
             "attention_bias": self.attention_bias,
             "bos_token_id": self.bos_token_id,
-            "eos_token_id": self.eos_token_ids,
+            "eos_token_id": eos_token_id,
             "head_dim": self.head_dim,
             "hidden_act": "silu",
             "hidden_size": self.hidden_size,
@@ -247,11 +252,9 @@ fn parse<'a, T: Deserialize<'a>>(name: &str, bytes: &'a [u8]) -> Result<T> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::testing::test;
+    use proptest::prelude::*;
 
     /// SmolLM2-135M-Instruct's.
     fn smollm2() -> Value {
@@ -312,6 +315,7 @@ mod tests {
             with("rope_scaling", llama3),
             with("eos_token_id", json!([2, 0])),
             with("bos_token_id", Value::Null),
+            with("eos_token_id", Value::Null),
             with("head_dim", json!(32)),
         ] {
             let config = read(&json).expect("valid");

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
-use engram::train::{AdapterType, LrSchedule, Optimizer, ScheduleName, TrainConfig};
+use engram::train::{AdapterType, LrSchedule, Optimizer, ScheduleName, TrainConfig, TrainMode};
 
 /// Whose rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -12,6 +12,15 @@ pub enum Semantics {
     Engram,
     /// MLX-LM's, loss for loss
     Mlx,
+}
+
+/// `--train-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Texts and answers
+    Sft,
+    /// Pairs of a chosen and a rejected answer
+    Dpo,
 }
 
 /// `--adapter-type`.
@@ -49,6 +58,12 @@ pub struct Settings {
     /// Whose rules for data order, targets, weighting and Adam [default: engram]
     #[arg(long)]
     pub semantics: Option<Semantics>,
+    /// What is learned from: answers (sft), or which of two answers is preferred (dpo) [default: sft]
+    #[arg(long, value_name = "MODE")]
+    pub train_mode: Option<Mode>,
+    /// How far dpo lets the model move from what it was; the larger, the less [default: 0.1]
+    #[arg(long)]
+    pub beta: Option<f32>,
     /// Batches to train on [default: 100]
     #[arg(long)]
     pub iters: Option<usize>,
@@ -193,6 +208,9 @@ impl Settings {
                 "--learning-rate is {rate}, the schedule begins with {first}; leave one of them out"
             );
         }
+        if self.train_mode != Some(Mode::Dpo) {
+            ensure!(self.beta.is_none(), "--beta is dpo's; add --train-mode dpo");
+        }
         if let Some(optimizer) = self.optimizer
             && !matches!(optimizer, Optimizer::Adam | Optimizer::Adamw)
             && self.bias_correction.is_some()
@@ -248,6 +266,13 @@ impl Settings {
                 Semantics::Mlx => batch::Semantics::Mlx,
             };
         }
+        if let Some(mode) = self.train_mode {
+            config.train_mode = match mode {
+                Mode::Sft => TrainMode::Sft,
+                Mode::Dpo => TrainMode::Dpo,
+            };
+        }
+        put(&mut config.beta, &self.beta);
         put(&mut config.iters, &self.iters);
         put(&mut config.batch_size, &self.batch_size);
         put(&mut config.learning_rate, &self.learning_rate);
