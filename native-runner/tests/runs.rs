@@ -149,9 +149,7 @@ fn runs_are_followed_listed_and_compared() {
         [
             "learning_rate",
             "optimizer",
-            "optimizer_config.adam.bias_correction",
-            "optimizer_config.adamw.weight_decay",
-            "optimizer_config.adamw.bias_correction",
+            "weight_decay",
             "training loss, first",
             "training loss, best",
             "training loss, last",

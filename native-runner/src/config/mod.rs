@@ -206,6 +206,10 @@ mod tests {
             "--save-every=3",
             "--metrics=m",
             "--tensorboard",
+            "--lr-schedule=cosine_decay",
+            "--lr-schedule-arguments=1e-5,100",
+            "--warmup=3",
+            "--warmup-init=0",
             "--early-stopping-patience=2",
             "--eval-data=t",
             "--eval-every=2",
@@ -217,10 +221,20 @@ mod tests {
             "--text-feature=t",
         ]);
         let (mut file, _) = file(&given);
-        // What can't stand beside the others.
-        file.extend(self::file(&cli(&["--val-split=0.1", "--epochs=2"])).0);
+        // What can't stand beside the others, and a schedule, whose keys are its own.
+        let schedule = ["--lr-schedule=step_decay", "--lr-schedule-arguments=1e-5,0.9,10"];
+        let more = ["--val-split=0.1", "--epochs=2", "--warmup=1", "--warmup-init=1e-7"];
+        file.extend(self::file(&cli(&[&schedule[..], &more].concat())).0);
+        let rates = file["lr_schedule"].as_object().unwrap().clone();
+        file.extend(rates.into_iter().map(|(key, value)| match key.as_str() {
+            "arguments" => ("lr_schedule_arguments".to_owned(), value),
+            _ => (key, value),
+        }));
         for option in all_settings() {
-            let is_there = fields.get(&option).is_some() || file.contains_key(&option);
+            let of_schedule = option.trim_start_matches("lr_schedule_");
+            let is_there = fields.get(&option).is_some()
+                || file.contains_key(&option)
+                || file["lr_schedule"].get(of_schedule).is_some();
             assert!(is_there, "config::resolved leaves out {option}");
         }
     }
@@ -238,6 +252,21 @@ mod tests {
             &["--save-every=3", "--data=1e3", "--adapter-path=true", "--engine=wgpu"],
             &["--tensorboard"],
             &["--epochs=3", "--val-split=0.1"],
+            &[
+                "--lr-schedule=cosine_decay",
+                "--warmup=3",
+                "--learning-rate=1e-4",
+                "--betas=0.8,0.9",
+            ],
+            &[
+                "--optimizer=sgd",
+                "--momentum=0.5",
+                "--lr-schedule=step_decay",
+                "--lr-schedule-arguments=0.1,0.9,10",
+            ],
+            &["--optimizer=muon"],
+            &["--optimizer=adafactor"],
+            &["--adapter-type=full"],
             &["--tensorboard=events", "--metrics=m"],
         ] {
             let (file, trained) = file(&cli(arguments));

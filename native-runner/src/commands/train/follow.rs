@@ -15,13 +15,15 @@ use crate::terminal::Terminal;
 use crate::terminal::steps::Steps;
 
 /// TensorBoard's tags of what the metrics name.
-const TAGS: [(&str, &str); 6] = [
+const TAGS: [(&str, &str); 8] = [
     ("train_loss", "train/loss"),
     ("learning_rate", "train/learning_rate"),
     ("gradient_norm", "train/gradient_norm"),
     ("tokens_per_second", "train/tokens_per_second"),
     ("val_loss", "val/loss"),
     ("eval_accuracy", "eval/accuracy"),
+    ("rewards/accuracies", "train/rewards/accuracies"),
+    ("rewards/margins", "train/rewards/margins"),
 ];
 
 /// All who follow a run.

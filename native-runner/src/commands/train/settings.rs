@@ -117,7 +117,7 @@ pub struct Settings {
     #[arg(long)]
     pub weight_decay: Option<f32>,
     /// Adam's decays of both moments [default: 0.9,0.999]
-    #[arg(long, value_delimiter = ',', num_args = 2)]
+    #[arg(long, value_delimiter = ',')]
     pub betas: Option<Vec<f64>>,
     /// Added to the root of Adam's second moment [default: 1e-8]
     #[arg(long)]
@@ -202,6 +202,10 @@ impl Settings {
                 bail!("{flag} is an adapter's; full fine-tuning trains the blocks themselves");
             }
         }
+        ensure!(
+            self.betas.as_ref().is_none_or(|betas| betas.len() == 2),
+            "--betas are two numbers, as 0.9,0.999"
+        );
         if self.semantics == Some(Semantics::Mlx) {
             config.bias_correction = false;
         }
@@ -232,6 +236,9 @@ impl Settings {
                 "adafactor takes step sizes of its own; say --relative-step false, or leave out \
                  --learning-rate and its schedule"
             );
+        }
+        if let Some(betas) = &self.betas {
+            ensure!(betas.len() == 2, "--betas takes two numbers, as 0.9,0.999");
         }
         Ok(self.put_over(config))
     }
