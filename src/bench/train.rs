@@ -113,11 +113,11 @@ impl Bench<'_> {
             }
             #[cfg(feature = "burn")]
             Model::Burn(model) => {
-                use crate::burn::{LoraConfig, LoraModule, fresh};
+                use crate::burn::{LoraConfig, LoraModule, fresh_on};
                 use crate::train::BurnLearner;
                 let kind = LoraConfig::from(&config);
-                let (layers, targets) = (config.layers(shape)?, config.targets()?);
-                let adapter = fresh::<LoraModule>(model, layers, &targets, &kind, config.seed)?;
+                let places = config.linears(shape)?;
+                let adapter = fresh_on::<LoraModule>(model, &places, &kind, config.seed)?;
                 let learner = BurnLearner::new(model, adapter, kind, data.room(), &config);
                 Ok(Steps::Burn(Box::new(Trainer::with(learner, data, &config)?)))
             }

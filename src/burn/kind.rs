@@ -1,6 +1,7 @@
 //! What an adapter type is to burn, and how its parameters become files and flat arrays.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
@@ -64,22 +65,32 @@ pub fn fresh<A: AdapterKind>(
     config: &A::Config,
     seed: u64,
 ) -> Result<Adapter<A>> {
+    let places = layers.flat_map(|layer| targets.iter().map(move |&target| (layer, target)));
+    fresh_on(model, &places.collect(), config, seed)
+}
+
+/// [`fresh`] for linear layers that are named one by one.
+///
+/// # Errors
+/// As [`fresh`].
+pub fn fresh_on<A: AdapterKind>(
+    model: &BurnModel,
+    places: &BTreeSet<(usize, Target)>,
+    config: &A::Config,
+    seed: u64,
+) -> Result<Adapter<A>> {
     let blocks = model.llama.layers.len();
-    if layers.is_empty() || layers.end > blocks || targets.is_empty() {
+    if places.last().is_none_or(|(layer, _)| *layer >= blocks) {
         return Err(Error::invalid(format!(
-            "there are no layers {layers:?} or no targets to train in a model of {blocks} blocks"
+            "there are no such layers to train in a model of {blocks} blocks"
         )));
     }
-    let mut targets = targets.to_vec();
-    targets.sort_unstable();
-    targets.dedup();
     let mut random = SplitMix64::new(seed);
-    let places = layers.flat_map(|layer| targets.iter().map(move |&target| (layer, target)));
-    let update = |(layer, target)| {
+    let update = |&(layer, target): &(usize, Target)| {
         let frozen = model.llama.linear(layer, target);
         ((layer, target), A::new(frozen, config, &mut random))
     };
-    Ok(Adapter::new(places.map(update)))
+    Ok(Adapter::new(places.iter().map(update)))
 }
 
 /// The parameters of every update, one after another, flat, outside of autodiff.

@@ -26,13 +26,34 @@ impl AdapterTensors {
         scale: f32,
         seed: u64,
     ) -> Result<Self> {
-        let (blocks, hidden) = (config.num_hidden_layers, config.hidden_size);
+        let blocks = config.num_hidden_layers;
         if layers.is_empty() || layers.end > blocks {
             return Err(Error::invalid(format!(
                 "there are no layers {layers:?} to train in a model of {blocks}"
             )));
         }
-        if targets.is_empty() {
+        let places = layers.flat_map(|layer| targets.iter().map(move |&target| (layer, target)));
+        Self::init_on(config, &places.collect(), rank, scale, seed)
+    }
+
+    /// [`Self::init`] for linear layers that are named one by one.
+    ///
+    /// # Errors
+    /// As [`Self::init`].
+    pub fn init_on(
+        config: &ModelConfig,
+        places: &BTreeSet<(usize, Target)>,
+        rank: usize,
+        scale: f32,
+        seed: u64,
+    ) -> Result<Self> {
+        let (blocks, hidden) = (config.num_hidden_layers, config.hidden_size);
+        if let Some((layer, _)) = places.last().filter(|(layer, _)| *layer >= blocks) {
+            return Err(Error::invalid(format!(
+                "there is no layer {layer} in a model of {blocks}"
+            )));
+        }
+        if places.is_empty() {
             return Err(Error::invalid("no linear layers to train; name at least one"));
         }
         if rank == 0 || rank > hidden {
@@ -44,18 +65,14 @@ impl AdapterTensors {
             return Err(Error::invalid(format!("the scale is {scale}; it must be finite")));
         }
         let mut random = SplitMix64::new(seed);
-        // In the adapter's own order, whatever the caller's.
-        let targets: BTreeSet<Target> = targets.iter().copied().collect();
         let mut updates = Vec::new();
-        for layer in layers {
-            for &target in &targets {
-                let (ins, outs) = target.shape(config);
-                let bound = 1.0 / (ins as f64).sqrt();
-                let mut value = || ((2.0 * random.next_f64() - 1.0) * bound) as f32;
-                let a = (0..ins * rank).map(|_| value()).collect();
-                let lora = Lora { a, b: vec![0.0; rank * outs], rank, scale, magnitude: None };
-                updates.push(((layer, target), lora));
-            }
+        for &(layer, target) in places {
+            let (ins, outs) = target.shape(config);
+            let bound = 1.0 / (ins as f64).sqrt();
+            let mut value = || ((2.0 * random.next_f64() - 1.0) * bound) as f32;
+            let a = (0..ins * rank).map(|_| value()).collect();
+            let lora = Lora { a, b: vec![0.0; rank * outs], rank, scale, magnitude: None };
+            updates.push(((layer, target), lora));
         }
         Ok(Self::new(updates))
     }

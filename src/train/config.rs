@@ -1,5 +1,8 @@
 //! What to train and how, with MLX-LM's names and the original experiment's defaults.
 
+use std::collections::BTreeSet;
+
+use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{Course, LrSchedule};
@@ -98,7 +101,8 @@ pub struct TrainConfig {
     pub dropout: f32,
     /// Blocks that are adapted, counted from the last; −1 is all.
     pub num_layers: i64,
-    /// Linear layers that are adapted, by their paths in a block.
+    /// Linear layers that are adapted: regular expressions that match the end of a path such as
+    /// `model.layers.29.self_attn.q_proj` from a dot on, as plain names do.
     pub keys: Vec<String>,
     /// Modules whose weights are trained themselves and saved with the adapter, by the ends of their
     /// paths as in PEFT: `embed_tokens`, `lm_head`, `norm`, `layers.29.mlp.up_proj`.
@@ -273,7 +277,7 @@ impl TrainConfig {
         if self.val_batches < -1 {
             return Err(Error::invalid("val-batches is at least 0, or -1 for all"));
         }
-        self.targets().map(|_| ())
+        self.patterns().map(|_| ())
     }
 
     /// Refuses settings of another optimizer.
@@ -306,21 +310,52 @@ impl TrainConfig {
         }
     }
 
-    /// The adapted linear layers of a block.
-    pub fn targets(&self) -> Result<Vec<Target>> {
-        let target = |key: &String| {
-            Target::from_path(key).ok_or_else(|| {
-                let known = Target::ALL.map(Target::path).join(", ");
-                Error::invalid(format!("no linear layer `{key}` in a block; there are {known}"))
-            })
+    /// What the keys match: the end of a layer's path, from a dot on, as PEFT's patterns do.
+    fn patterns(&self) -> Result<Vec<Regex>> {
+        let known = || Target::ALL.map(Target::path).join(", ");
+        let pattern = |key: &String| {
+            // A plain name, as MLX-LM's: a mistake in it is told before there is a model.
+            let is_plain = key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
+            let in_block =
+                key.rsplit('.').next().is_some_and(|last| Target::from_path(last).is_some());
+            if is_plain && !in_block {
+                return Err(Error::invalid(format!(
+                    "no linear layer `{key}` in a block; there are {}",
+                    known()
+                )));
+            }
+            Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
+                .map_err(|_| Error::invalid(format!("keys: `{key}` is no regular expression")))
         };
-        let mut targets = self.keys.iter().map(target).collect::<Result<Vec<_>>>()?;
-        targets.sort_unstable();
-        targets.dedup();
-        if targets.is_empty() {
+        if self.keys.is_empty() {
             return Err(Error::invalid("keys names no linear layer; there is nothing to train"));
         }
-        Ok(targets)
+        self.keys.iter().map(pattern).collect()
+    }
+
+    /// The adapted linear layers of a model: those of its last blocks that a key matches.
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: a key that matches none, more blocks than there are.
+    pub fn linears(&self, model: &ModelConfig) -> Result<BTreeSet<(usize, Target)>> {
+        let layers = self.layers(model)?;
+        let mut places = BTreeSet::new();
+        for (key, pattern) in self.keys.iter().zip(self.patterns()?) {
+            let all = layers.clone().flat_map(|layer| Target::ALL.map(|target| (layer, target)));
+            let matched = all.filter(|(layer, target)| {
+                pattern.is_match(&format!("model.layers.{layer}.{}", target.path()))
+            });
+            let matched: Vec<_> = matched.collect();
+            if matched.is_empty() {
+                return Err(Error::invalid(format!(
+                    "keys: `{key}` matches no linear layer of the blocks {} to {}",
+                    layers.start,
+                    layers.end - 1
+                )));
+            }
+            places.extend(matched);
+        }
+        Ok(places)
     }
 
     /// The adapted blocks of a model.
@@ -341,7 +376,10 @@ impl TrainConfig {
     /// # Errors
     /// [`Error::Invalid`]: more blocks than there are, a rank above the hidden size.
     pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
-        self.layers(model)?;
+        match self.adapter_type {
+            AdapterType::Full => self.layers(model).map(|_| ())?,
+            _ => self.linears(model).map(|_| ())?,
+        }
         let chosen = |key: &String| model.weight_names().any(|name| is_of(&name, key));
         if let Some(key) = self.modules_to_save.iter().find(|key| !chosen(key)) {
             return Err(Error::invalid(format!(
@@ -362,12 +400,11 @@ impl TrainConfig {
     /// # Errors
     /// Keys or blocks that the model does not have.
     pub fn initial_adapter(&self, model: &ModelConfig) -> Result<AdapterTensors> {
-        let (layers, targets) = (self.layers(model)?, self.targets()?);
         if self.adapter_type == AdapterType::Full {
             return Ok(AdapterTensors::new([]));
         }
-        let scale = self.update_scale();
-        AdapterTensors::init(model, layers, &targets, self.rank, scale, self.seed)
+        let (places, scale) = (self.linears(model)?, self.update_scale());
+        AdapterTensors::init_on(model, &places, self.rank, scale, self.seed)
     }
 
     /// Whether a weight of a model with blocks `layers` to train is trained itself, by its name.
@@ -469,4 +506,73 @@ fn yes() -> bool {
 fn is_of(weight: &str, key: &str) -> bool {
     let module = weight.rsplit_once('.').map_or(weight, |(module, _)| module);
     module.strip_suffix(key).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::test;
+
+    fn model() -> ModelConfig {
+        let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 64,
+            "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-5}"#;
+        ModelConfig::from_json("config.json", json).unwrap()
+    }
+
+    fn with(num_layers: i64, keys: &[&str]) -> Result<BTreeSet<(usize, Target)>> {
+        let keys = keys.iter().map(|&key| key.to_owned()).collect();
+        let config = TrainConfig { num_layers, keys, ..Default::default() };
+        config.check()?;
+        config.linears(&model())
+    }
+
+    #[test]
+    fn keys_are_names_or_patterns_of_paths() {
+        let of = |places: &[(usize, Target)]| places.iter().copied().collect::<BTreeSet<_>>();
+        for (num_layers, keys, expected) in [
+            (1, &["q_proj"][..], &[(2, Target::Q)][..]),
+            (
+                2,
+                &["mlp.up_proj", "v_proj"],
+                &[(1, Target::V), (1, Target::Up), (2, Target::V), (2, Target::Up)],
+            ),
+            (-1, &["layers.0.self_attn.o_proj"], &[(0, Target::O)]),
+            (
+                -1,
+                &[r"layers\.[01]\.mlp\.(up|gate)_proj"],
+                &[(0, Target::Gate), (0, Target::Up), (1, Target::Gate), (1, Target::Up)],
+            ),
+        ] {
+            assert_eq!(with(num_layers, keys).unwrap(), of(expected), "{keys:?}");
+        }
+        assert_eq!(with(2, &[".*_proj"]).unwrap().len(), 14);
+        for (keys, expected) in [
+            (&["query"][..], "no linear layer `query` in a block; there are self_attn.q_proj"),
+            (&["(q_proj"], "keys: `(q_proj` is no regular expression"),
+            (&["q_proj", "layers.0.mlp.up_proj"], "matches no linear layer of the blocks 1 to 2"),
+            (&[], "keys names no linear layer"),
+        ] {
+            let error = with(2, keys).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn settings_of_another_optimizer_are_refused() {
+        let base = TrainConfig::default;
+        let sgd = || TrainConfig { optimizer: Optimizer::Sgd, ..base() };
+        for (config, expected) in [
+            (TrainConfig { momentum: Some(0.9), ..base() }, "adam has no momentum"),
+            (TrainConfig { betas: [0.9, 0.99], ..sgd() }, "sgd has no betas"),
+            (TrainConfig { relative_step: false, ..sgd() }, "sgd has no relative-step"),
+            (TrainConfig { nesterov: Some(true), ..sgd() }, "nesterov needs a momentum"),
+            (TrainConfig { momentum: Some(1.0), ..sgd() }, "momentum is 1; it is below 1"),
+            (TrainConfig { betas: [0.9, 1.0], ..base() }, "a beta is 1"),
+            (TrainConfig { dropout: 1.0, ..base() }, "dropout is 1"),
+        ] {
+            let error = config.check().unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! burn on the device that our kernels use.
 
-use engram::burn::{Device, LoraConfig, LoraModule, fresh};
+use engram::burn::{Device, LoraConfig, LoraModule, fresh_on};
 use engram::gpu::{Context, ContextOptions};
 use engram::train::{BurnLearner, Trainer};
 
@@ -31,10 +31,10 @@ async fn one_device_serves_both_engines() {
     // Three steps are those of burn on the CPU.
     let config = engram::train::TrainConfig { iters: 3, ..config() };
     let data = tiny_data(&on_gpu, &config);
-    let (layers, targets) = (config.layers(on_gpu.config()).unwrap(), config.targets().unwrap());
+    let places = config.linears(on_gpu.config()).unwrap();
     let kind = LoraConfig::from(&config);
     let model = burn_model(&on_gpu);
-    let adapter = fresh::<LoraModule>(model, layers, &targets, &kind, config.seed).unwrap();
+    let adapter = fresh_on::<LoraModule>(model, &places, &kind, config.seed).unwrap();
     let learner = BurnLearner::new(model, adapter, kind, data.room(), &config);
     let found = numbers(&mut Trainer::with(learner, data, &config).unwrap(), 3).await;
     let cpu = on_burn(&checkpoint).await;

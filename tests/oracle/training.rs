@@ -1,6 +1,6 @@
 //! Training on both engines: the same data, the same losses.
 
-use engram::burn::{LoraConfig, LoraModule, fresh};
+use engram::burn::{LoraConfig, LoraModule, fresh_on};
 use engram::data::batch::{BatchSet, Semantics};
 use engram::data::split::{SplitConfig, build};
 use engram::data::tokens::LossOn;
@@ -45,9 +45,9 @@ pub async fn numbers<L: Learner>(trainer: &mut Trainer<L>, iterations: usize) ->
 pub fn burn_trainer(engine: &Engine, config: &TrainConfig) -> Trainer<BurnLearner<LoraModule>> {
     let model = burn_model(engine);
     let data = tiny_data(engine, config);
-    let (layers, targets) = (config.layers(engine.config()).unwrap(), config.targets().unwrap());
+    let places = config.linears(engine.config()).unwrap();
     let kind = LoraConfig::from(config);
-    let adapter = fresh(model, layers, &targets, &kind, config.seed).unwrap();
+    let adapter = fresh_on(model, &places, &kind, config.seed).unwrap();
     let learner = BurnLearner::new(model, adapter, kind, data.room(), config);
     Trainer::with(learner, data, config).unwrap()
 }
@@ -192,9 +192,9 @@ async fn the_first_loss_of_the_experiment_is_that_of_our_kernels() {
 
     let burn = on_burn(&checkpoint).await;
     let (of_burn, model) = (data(&burn), burn_model(&burn));
-    let (layers, targets) = (config.layers(burn.config()).unwrap(), config.targets().unwrap());
+    let places = config.linears(burn.config()).unwrap();
     let kind = LoraConfig::from(&config);
-    let adapter = fresh::<LoraModule>(model, layers, &targets, &kind, config.seed).unwrap();
+    let adapter = fresh_on::<LoraModule>(model, &places, &kind, config.seed).unwrap();
     let learner = BurnLearner::new(model, adapter, kind, of_burn.room(), &config);
     let expected = numbers(&mut Trainer::with(learner, of_burn, &config).unwrap(), 1).await;
     drop(burn);

@@ -94,6 +94,10 @@ fn assemble(
     let a = parts.a.ok_or_else(|| missing(Part::A))?;
     let b = parts.b.ok_or_else(|| missing(Part::B))?;
     let setting = (settings.of)(&module(layer, target));
+    if setting.rank == 0 {
+        let tensor = name(Part::A);
+        return Err(format!("tensor `{tensor}` is of an update, which a full fine-tuning has not"));
+    }
     for (part, rank) in [(Part::A, a.cols), (Part::B, b.rows)] {
         if rank != setting.rank {
             return Err(format!(

@@ -377,7 +377,7 @@ fn a_config_that_asks_for_more_is_named() {
         (peft("lora_alpha", json!(1e300)), "beyond 32-bit floats"),
         (peft("rank_pattern", json!({"q_proj": 0})), "rank_pattern gives `q_proj` the value 0"),
         (peft("alpha_pattern", json!({"(": 1})), "alpha_pattern's `(` is no regular expression"),
-        (mlx(json!({"fine_tune_type": "full"})), "fine_tune_type is `full`; supported: lora, dora"),
+        (mlx(json!({"fine_tune_type": "ia3"})), "fine_tune_type is `ia3`; supported: lora, dora"),
         (mlx(json!({"fine_tune_type": "lora"})), "lora_parameters is missing"),
         (mlx(json!({"lora_parameters": {"rank": 3}})), "missing field `scale`"),
         (mlx(json!({"lora_parameters": {"rank": 0, "scale": 1}})), "rank is 0"),
@@ -412,6 +412,7 @@ fn a_tensor_that_does_not_belong_is_named() {
             "`lm_head.lora_a` is neither the update",
         ),
         (problem(&saved, None), "has no weight of `lm_head`"),
+        (problem(&json!({"fine_tune_type": "full"}), None), "which a full fine-tuning has not"),
         (with(a, Dtype::F32, &[1, 1], &[0; 4]), "q_proj.lora_b` is missing"),
         (
             with(&a.replace("lora_a", "lora_b"), Dtype::F32, &[1, 1], &[0; 4]),

@@ -91,7 +91,8 @@ pub struct Settings {
     /// Blocks to adapt, from the last; -1 is all [default: 16]
     #[arg(long, allow_negative_numbers = true)]
     pub num_layers: Option<i64>,
-    /// Linear layers to adapt, such as q_proj,v_proj [default: all seven]
+    /// Linear layers to adapt: names such as q_proj,v_proj, or patterns of their paths' ends, such as
+    /// 'layers\.2[0-9]\.mlp\..*' [default: all seven]
     #[arg(long, value_delimiter = ',')]
     pub keys: Option<Vec<String>>,
     /// Modules to train whole and save beside the adapter, such as embed_tokens,lm_head,norm

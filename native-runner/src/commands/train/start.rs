@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 #[cfg(feature = "burn")]
-use engram::burn::{AdapterKind, BurnModel, fresh, same_shape};
+use engram::burn::{AdapterKind, BurnModel, fresh_on, same_shape};
 use engram::data::batch::BatchSet;
 use engram::data::file::RecordFile;
 use engram::generate::{Engine, GpuModel};
@@ -101,8 +101,8 @@ impl Start {
         A::Config: for<'a> From<&'a TrainConfig>,
     {
         let (config, kind) = (&self.config, A::Config::from(&self.config));
-        let (layers, targets) = (config.layers(&model.llama.config)?, config.targets()?);
-        let mut adapter = fresh::<A>(model, layers, &targets, &kind, config.seed)?;
+        let places = config.linears(&model.llama.config)?;
+        let mut adapter = fresh_on::<A>(model, &places, &kind, config.seed)?;
         if let Some((name, initial)) = &self.initial {
             let loaded = A::load(model, name, initial)?;
             ensure!(
