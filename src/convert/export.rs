@@ -74,7 +74,7 @@ impl<'a> Export<'a> {
         };
         let part = |(name, stored_name): (String, String)| {
             let info = checkpoint.tensor(&name).ok_or_else(|| missing(&name))?;
-            let is_updated = update(adapter, &name).is_some();
+            let is_updated = update(adapter, &name).is_some() || whole(adapter, &name).is_some();
             let dtype = gguf_dtype(checkpoint, info, dtype, is_updated);
             let stored = Announced { name: stored_name, dtype, shape: info.shape.clone() };
             let interleaved = has_rotary_rows(&name).then_some(config.head_dim);
@@ -163,7 +163,7 @@ impl<'a> Export<'a> {
         out: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let info = self.checkpoint.tensor(name).ok_or_else(|| missing(name))?;
-        let update = update(self.adapter, name);
+        let (update, whole) = (update(self.adapter, name), whole(self.adapter, name));
         let (rows, dtype) = (info.rows(), part.stored.dtype);
         let heads = part.interleaved.filter(|_| info.shape.len() > 1).unwrap_or(1);
         let at_once = (CHUNK / info.columns().max(1)).max(1).next_multiple_of(heads);
@@ -171,9 +171,13 @@ impl<'a> Export<'a> {
         for start in (0..rows).step_by(at_once) {
             let end = rows.min(start + at_once);
             self.checkpoint.read_rows(name, start..end, &mut bytes).await?;
-            if dtype != info.dtype || update.is_some() {
-                let mut values = vec![0.0; (end - start) * info.columns()];
-                dequantize(info.dtype, &bytes, &mut values)?;
+            if dtype != info.dtype || update.is_some() || whole.is_some() {
+                let range = start * info.columns()..end * info.columns();
+                let mut values = vec![0.0; range.len()];
+                match whole.and_then(|whole| whole.get(range)) {
+                    Some(whole) => values.copy_from_slice(whole),
+                    None => dequantize(info.dtype, &bytes, &mut values)?,
+                }
                 let changed = match update {
                     Some(lora) => lora.fuse(start, &mut values),
                     None => Ok(()),
@@ -198,6 +202,11 @@ impl<'a> Export<'a> {
 fn update<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a Lora<Vec<f32>>> {
     let (layer, target) = Target::of_parameter(name).filter(|_| name.ends_with(".weight"))?;
     adapter?.get(layer, target)
+}
+
+/// The values that take the place of the tensor of that name.
+fn whole<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a [f32]> {
+    Some(&adapter?.weights().get(name)?.values)
 }
 
 /// The type of a tensor in a GGUF file whose matrices are to be `wanted`.

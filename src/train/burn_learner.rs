@@ -87,6 +87,9 @@ impl<A: AdapterKind> BurnLearner<A> {
         if config.adapter_type == AdapterType::Full {
             return needs("full fine-tuning");
         }
+        if config.dropout > 0.0 {
+            return needs("dropout");
+        }
         match config.modules_to_save.is_empty() {
             true => Ok(()),
             false => needs("modules-to-save"),

@@ -93,6 +93,9 @@ pub struct TrainConfig {
     pub rank: usize,
     /// Multiplies the update, used as it is (PEFT's `lora_alpha / r`).
     pub scale: f32,
+    /// The probability of what an update gets of its layer's input to be 0 in training.
+    #[serde(default)]
+    pub dropout: f32,
     /// Blocks that are adapted, counted from the last; −1 is all.
     pub num_layers: i64,
     /// Linear layers that are adapted, by their paths in a block.
@@ -167,6 +170,7 @@ impl Default for TrainConfig {
             adapter_type: AdapterType::Lora,
             rank: 8,
             scale: 20.0,
+            dropout: 0.0,
             num_layers: 16,
             keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
             modules_to_save: Vec::new(),
@@ -229,6 +233,12 @@ impl TrainConfig {
         }
         if self.optimizer == Optimizer::Adam && self.weight_decay != 0.0 {
             return Err(Error::invalid("adam has no weight decay; use --optimizer adamw"));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::invalid(format!(
+                "dropout is {}; it is from 0 to below 1",
+                self.dropout
+            )));
         }
         if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
             return Err(Error::invalid(format!("a beta is {beta}; it is from 0 to below 1")));

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::config::{AdapterType, TrainConfig};
 use super::learner::{Learner, LearnerState, TrainStep};
-use super::recording::{LossRecording, StepBuffers, StepRecording};
+use super::recording::{LossRecording, StepBuffers, StepOptions, StepRecording};
 use super::trainer::Room;
 use crate::data::batch::Batch;
 use crate::gpu::{Buffer, Context, Recorder, Recording, Step};
@@ -108,7 +108,7 @@ impl GpuLearner {
             &adapter.adapter,
             (&gradients.parameters, &onto),
             &buffers,
-            config.grad_checkpoint,
+            StepOptions { grad_checkpoint: config.grad_checkpoint, dropout: config.dropout },
         )?;
         let validation = LossRecording::new(context, &model, Some(&adapter.adapter), &buffers)?;
         let mut update = Recorder::new(context, &buffers.step);
@@ -170,6 +170,7 @@ impl Learner for GpuLearner {
             first_moment_scale: moment_scale(adam.beta1),
             second_moment_scale: moment_scale(adam.beta2),
             update: train.updates as u32,
+            seed: (self.config.seed as u32).wrapping_add(train.iteration as u32),
             ..Default::default()
         };
         self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);

@@ -51,6 +51,8 @@ pub trait Learner {
 /// One call of [`Learner::train`].
 #[derive(Debug, Clone, Copy)]
 pub struct TrainStep {
+    /// The iteration, counted from 1.
+    pub iteration: usize,
     /// Which place of the history gets its loss.
     pub slot: usize,
     /// Whether the gradients begin anew.

@@ -23,6 +23,6 @@ pub use config::{AdapterType, Optimizer, TrainConfig, TrainMode};
 pub use gpu_learner::GpuLearner;
 pub use learner::{Learner, LearnerState, TrainStep};
 pub use preference::Preference;
-pub use recording::{LossRecording, StepBuffers, StepRecording};
+pub use recording::{LossRecording, StepBuffers, StepOptions, StepRecording};
 pub use schedule::{Course, LrSchedule, ScheduleName};
 pub use trainer::{Event, Room, TrainData, Trainer};

@@ -353,6 +353,7 @@ impl<L: Learner> Trainer<L> {
             self.interval.accumulated = 0;
         }
         let step = TrainStep {
+            iteration,
             slot: self.interval.trained.len(),
             first: (iteration - 1).is_multiple_of(accumulation),
             last,

@@ -206,6 +206,10 @@ mod tests {
             "--save-every=3",
             "--metrics=m",
             "--tensorboard",
+            "--lr-schedule=cosine_decay",
+            "--lr-schedule-arguments=1e-5,100",
+            "--warmup=3",
+            "--warmup-init=0",
             "--early-stopping-patience=2",
             "--eval-data=t",
             "--eval-every=2",
@@ -227,7 +231,10 @@ mod tests {
             _ => (key, value),
         }));
         for option in all_settings() {
-            let is_there = fields.get(&option).is_some() || file.contains_key(&option);
+            let of_schedule = option.trim_start_matches("lr_schedule_");
+            let is_there = fields.get(&option).is_some()
+                || file.contains_key(&option)
+                || file["lr_schedule"].get(of_schedule).is_some();
             assert!(is_there, "config::resolved leaves out {option}");
         }
     }

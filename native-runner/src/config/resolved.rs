@@ -58,7 +58,7 @@ pub fn resolved(
     let is_used = |(option, value): &(String, Value)| {
         // What the method or the optimizer does not have may not be set either.
         let is_absent = match option.as_str() {
-            "rank" | "keys" => config.adapter_type == AdapterType::Full,
+            "rank" | "keys" | "dropout" => config.adapter_type == AdapterType::Full,
             "scale" => matches!(config.adapter_type, AdapterType::Bottleneck | AdapterType::Full),
             // How many those are is known when the data is.
             "iters" => options.settings.epochs.is_some(),

@@ -35,7 +35,6 @@ struct Config {
 pub fn find(spec: &HubSpec, terminal: Terminal) -> Result<Found> {
     let hub = Hub::from_env()?;
     let (commit, mut files) = hub.files(spec, terminal)?;
-    files.retain(|file| is_plain(file));
     files.sort();
     let configs = match files.iter().any(|file| file == CARD) {
         true => {
@@ -54,6 +53,7 @@ pub fn find(spec: &HubSpec, terminal: Terminal) -> Result<Found> {
     );
     let mut found = Found { is_whole: spec.file.is_none(), ..Found::default() };
     for (set, file) in chosen {
+        ensure!(is_plain(&file), "{spec}: {file:?} is no file name that we take");
         found.push(set, file.clone(), Place::Hub(HubSpec { file: Some(file), ..commit.clone() }));
     }
     Ok(found)

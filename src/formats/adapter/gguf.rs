@@ -128,6 +128,11 @@ pub fn write_gguf(
             "a GGUF adapter can't hold DoRA's magnitudes; fuse the adapter into the model",
         ));
     }
+    if let Some(weight) = adapter.weights().keys().next() {
+        return Err(Error::invalid(format!(
+            "a GGUF adapter can't hold whole weights such as `{weight}`; fuse the adapter into the model"
+        )));
+    }
     let first = adapter.iter().find(|(_, _, lora)| lora.scale != 0.0);
     let alpha = first.map_or(1.0, |(_, _, lora)| alpha(lora.scale, lora.rank));
     let mut pairs = Pairs::default();

@@ -85,6 +85,9 @@ pub struct Settings {
     /// Scale of the adapter; PEFT's alpha / rank [default: 20]
     #[arg(long)]
     pub scale: Option<f32>,
+    /// Probability of what an adapter gets of its layer's input to be 0 in training [default: 0]
+    #[arg(long)]
+    pub dropout: Option<f32>,
     /// Blocks to adapt, from the last; -1 is all [default: 16]
     #[arg(long, allow_negative_numbers = true)]
     pub num_layers: Option<i64>,
@@ -188,8 +191,13 @@ impl Settings {
             config.keys = ["self_attn.o_proj", "mlp.down_proj"].map(str::to_owned).into();
         }
         if self.adapter_type == Some(Type::Full) {
-            let given = [self.rank.is_some(), self.scale.is_some(), self.keys.is_some()];
-            let flags = ["--rank", "--scale", "--keys"];
+            let given = [
+                self.rank.is_some(),
+                self.scale.is_some(),
+                self.keys.is_some(),
+                self.dropout.is_some(),
+            ];
+            let flags = ["--rank", "--scale", "--keys", "--dropout"];
             if let Some((flag, _)) = flags.iter().zip(given).find(|(_, given)| *given) {
                 bail!("{flag} is an adapter's; full fine-tuning trains the blocks themselves");
             }
@@ -228,6 +236,9 @@ impl Settings {
                 "adafactor takes step sizes of its own; say --relative-step false, or leave out \
                  --learning-rate and its schedule"
             );
+        }
+        if let Some(betas) = &self.betas {
+            ensure!(betas.len() == 2, "--betas takes two numbers, as 0.9,0.999");
         }
         Ok(self.put_over(config))
     }
@@ -280,6 +291,7 @@ impl Settings {
         put(&mut config.adapter_type, &self.adapter_type.map(Into::into));
         put(&mut config.rank, &self.rank);
         put(&mut config.scale, &self.scale);
+        put(&mut config.dropout, &self.dropout);
         put(&mut config.num_layers, &self.num_layers);
         put(&mut config.keys, &self.keys);
         put(&mut config.modules_to_save, &self.modules_to_save);
