@@ -343,7 +343,7 @@ mod tests {
             [
                 "--model=a.gguf",
                 "--iters=1000",
-                "--learning-rate=0.00001",
+                "--learning-rate=1e-5",
                 "--num-layers=-1",
                 "--adapter-type=lora",
                 "--mask-prompt",
@@ -362,8 +362,8 @@ mod tests {
             [
                 "--lr-schedule=cosine_decay",
                 "--warmup=10",
-                "--warmup-init=0.0000001",
-                "--lr-schedule-arguments=0.00001,100,0",
+                "--warmup-init=1e-7",
+                "--lr-schedule-arguments=1e-5,100,0",
             ]
         );
         assert_eq!(arguments("resume_adapter_file: adapters.safetensors"), ["--init-adapter=."]);

@@ -115,8 +115,8 @@ impl<'de> Visitor<'de> for AnyValue {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        // 1e3 is a fine number of iterations, 1e300 no pleasure to read in an error.
-        let is_short = (1e-9..1e15).contains(&value.abs()) || value == 0.0;
+        // 1e3 is a fine number of iterations; 1e-5 is read as it was written.
+        let is_short = (1e-4..1e15).contains(&value.abs()) || value == 0.0;
         Ok(Value::Number(if is_short { format!("{value}") } else { format!("{value:e}") }))
     }
 
@@ -153,9 +153,10 @@ mod tests {
     #[test]
     fn scalars_are_what_they_look_like() {
         for (text, number) in [
-            ("1e-5", "0.00001"),
-            ("1E-5", "0.00001"),
-            ("1.0e-05", "0.00001"),
+            ("1e-5", "1e-5"),
+            ("1E-5", "1e-5"),
+            ("0.00001", "1e-5"),
+            ("1.0e-05", "1e-5"),
             ("1e3", "1000"),
             ("-1", "-1"),
             ("20.0", "20"),

@@ -1,8 +1,10 @@
 //! `run.json`: what a run was made from, where it ran and how it went.
 
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use anyhow::{Context as _, Result};
 use engram::generate::{Engine, Model};
@@ -106,9 +108,24 @@ impl Status {
 impl Origin {
     /// Reads `files` for their sums.
     pub fn of(name: impl ToString, files: &[PathBuf]) -> Result<Self> {
-        let sum = |path: &PathBuf| Ok(Sum { path: path.clone(), sha256: checksum::of_file(path)? });
+        let sum = |path: &PathBuf| Ok(Sum { path: path.clone(), sha256: sum_of(path)? });
         Ok(Self { name: name.to_string(), files: files.iter().map(sum).collect::<Result<_>>()? })
     }
+}
+
+/// The sum of a file, which is read once: a sweep's runs begin with the same ones.
+fn sum_of(path: &Path) -> Result<String> {
+    type Sums = HashMap<(PathBuf, u64, SystemTime), String>;
+    thread_local!(static SUMS: RefCell<Sums> = RefCell::default());
+    let known = std::fs::metadata(path).and_then(|file| Ok((file.len(), file.modified()?)));
+    let key = known.ok().map(|(len, modified)| (path.to_owned(), len, modified));
+    let Some(key) = key else { return checksum::of_file(path) };
+    if let Some(sum) = SUMS.with_borrow(|sums| sums.get(&key).cloned()) {
+        return Ok(sum);
+    }
+    let sum = checksum::of_file(path)?;
+    SUMS.with_borrow_mut(|sums| sums.insert(key, sum.clone()));
+    Ok(sum)
 }
 
 impl Session {

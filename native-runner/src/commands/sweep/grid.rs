@@ -26,7 +26,7 @@ pub struct Grid {
 pub struct Combination {
     /// From 0, the last parameter turning fastest.
     pub index: usize,
-    /// `learning_rate=0.0001,rank=4`.
+    /// `learning_rate=1e-5,rank=4`.
     pub name: String,
     /// By the keys of a config file.
     pub values: Vec<(String, Node)>,
@@ -175,8 +175,8 @@ mod tests {
                  lora_parameters.rank: {values: [4, 8]}\n  seed: {value: 3}\n"
             ),
             [
-                "learning_rate=0.00001,rank=4,seed=3",
-                "learning_rate=0.00001,rank=8,seed=3",
+                "learning_rate=1e-5,rank=4,seed=3",
+                "learning_rate=1e-5,rank=8,seed=3",
                 "learning_rate=0.0001,rank=4,seed=3",
                 "learning_rate=0.0001,rank=8,seed=3",
             ]
