@@ -8,6 +8,7 @@ use engram::formats::adapter::{CONFIG_FILE, Layout, read, read_gguf};
 use engram::generate::{Engine, LoadedAdapter};
 use engram::model::{AdapterTensors, AnyAdapter, ModelConfig};
 
+use crate::export;
 use crate::source::{self, FileSource};
 use crate::staged::Staged;
 
@@ -89,8 +90,9 @@ pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
     Ok(pollster::block_on(read(&path.display().to_string(), &config, weights, &KINDS))?)
 }
 
-fn is_gguf(path: &Path) -> bool {
-    !path.is_dir() && path.extension().is_some_and(|extension| extension == "gguf")
+/// Whether the adapter at `path` is one file.
+pub fn is_gguf(path: &Path) -> bool {
+    !path.is_dir() && export::is_gguf(path)
 }
 
 /// Writes files, each a name and its content, into `folder`, which is made if it is not there;

@@ -36,7 +36,8 @@ impl ModelFormat {
     }
 }
 
-fn is_gguf(path: &Path) -> bool {
+/// Whether it is the name of a GGUF file.
+pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gguf")
 }
 

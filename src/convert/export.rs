@@ -1,5 +1,7 @@
 //! A model's weights on their way into a file.
 
+use std::ops::Range;
+
 use super::metadata;
 use crate::formats::names::{from_gguf, has_rotary_rows, promised, to_gguf};
 use crate::formats::quant::dequantize;
@@ -74,8 +76,8 @@ impl<'a> Export<'a> {
         };
         let part = |(name, stored_name): (String, String)| {
             let info = checkpoint.tensor(&name).ok_or_else(|| missing(&name))?;
-            let is_updated = update(adapter, &name).is_some() || whole(adapter, &name).is_some();
-            let dtype = gguf_dtype(checkpoint, info, dtype, is_updated);
+            let is_changed = update(adapter, &name).is_some() || weight(adapter, &name).is_some();
+            let dtype = gguf_dtype(checkpoint, info, dtype, is_changed);
             let stored = Announced { name: stored_name, dtype, shape: info.shape.clone() };
             let interleaved = has_rotary_rows(&name).then_some(config.head_dim);
             Ok(Part { source: Source::Tensor(name), stored, interleaved })
@@ -163,38 +165,43 @@ impl<'a> Export<'a> {
         out: &mut dyn FnMut(&[u8]) -> Result<()>,
     ) -> Result<()> {
         let info = self.checkpoint.tensor(name).ok_or_else(|| missing(name))?;
-        let (update, whole) = (update(self.adapter, name), whole(self.adapter, name));
-        let (rows, dtype) = (info.rows(), part.stored.dtype);
         let heads = part.interleaved.filter(|_| info.shape.len() > 1).unwrap_or(1);
         let at_once = (CHUNK / info.columns().max(1)).max(1).next_multiple_of(heads);
-        let mut bytes = Vec::new();
-        for start in (0..rows).step_by(at_once) {
-            let end = rows.min(start + at_once);
-            self.checkpoint.read_rows(name, start..end, &mut bytes).await?;
-            if dtype != info.dtype || update.is_some() || whole.is_some() {
-                let range = start * info.columns()..end * info.columns();
-                let mut values = vec![0.0; range.len()];
-                match whole.and_then(|whole| whole.get(range)) {
-                    Some(whole) => values.copy_from_slice(whole),
-                    None => dequantize(info.dtype, &bytes, &mut values)?,
-                }
-                let changed = match update {
-                    Some(lora) => lora.fuse(start, &mut values),
-                    None => Ok(()),
-                };
-                bytes = changed.and_then(|()| quantize(dtype, &values)).map_err(|error| {
-                    Error::format(self.checkpoint.name(), format!("tensor `{name}`: {error}"))
-                })?;
-            }
+        for start in (0..info.rows()).step_by(at_once) {
+            let rows = start..info.rows().min(start + at_once);
+            // The values of a bias are permuted as the rows of a weight are.
+            let units = if info.shape.len() > 1 { rows.len() } else { info.columns() };
+            let bytes = self.rows(info, rows, part.stored.dtype).await?;
             match part.interleaved {
                 None => out(&bytes)?,
-                Some(head) => {
-                    let units = if info.shape.len() > 1 { end - start } else { info.columns() };
-                    out(&interleaved(&bytes, bytes.len() / units, head))?;
-                }
+                Some(head) => out(&interleaved(&bytes, bytes.len() / units, head))?,
             }
         }
         Ok(())
+    }
+
+    /// Rows of a tensor in `dtype`, with what the adapter makes of them.
+    async fn rows(&self, info: &TensorInfo, rows: Range<usize>, dtype: DType) -> Result<Vec<u8>> {
+        let name = &info.name;
+        let update = update(self.adapter, name);
+        let range = rows.start * info.columns()..rows.end * info.columns();
+        let mut values = match weight(self.adapter, name).and_then(|all| all.get(range.clone())) {
+            Some(weight) => weight.to_vec(),
+            None => {
+                let mut bytes = Vec::new();
+                self.checkpoint.read_rows(name, rows.clone(), &mut bytes).await?;
+                if update.is_none() && dtype == info.dtype {
+                    return Ok(bytes);
+                }
+                let mut values = vec![0.0; range.len()];
+                dequantize(info.dtype, &bytes, &mut values)?;
+                values
+            }
+        };
+        let fused = update.map_or(Ok(()), |lora| lora.fuse(rows.start, &mut values));
+        fused.and_then(|()| quantize(dtype, &values)).map_err(|error| {
+            Error::format(self.checkpoint.name(), format!("tensor `{name}`: {error}"))
+        })
     }
 }
 
@@ -204,23 +211,18 @@ fn update<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a Lor
     adapter?.get(layer, target)
 }
 
-/// The values that take the place of the tensor of that name.
-fn whole<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a [f32]> {
-    Some(&adapter?.weights().get(name)?.values)
-}
-
 /// The type of a tensor in a GGUF file whose matrices are to be `wanted`.
 fn gguf_dtype(
     checkpoint: &Checkpoint,
     info: &TensorInfo,
     wanted: Option<DType>,
-    is_updated: bool,
+    is_changed: bool,
 ) -> DType {
     let is_vector = info.shape.len() < 2;
     let Some(wanted) = wanted else {
         return match info.dtype {
             _ if is_vector && checkpoint.gguf().is_none() => DType::F32,
-            dtype if is_updated && !is_writable(dtype) => DType::Q8_0,
+            dtype if is_changed && !is_writable(dtype) => DType::Q8_0,
             dtype => dtype,
         };
     };
@@ -242,9 +244,10 @@ fn check(
     if let Some(dtype) = dtype.filter(|&dtype| !is_writable(dtype)) {
         return Err(Error::invalid(format!("{dtype} is read, but not written; take Q8_0")));
     }
-    match adapter {
-        Some(adapter) => adapter.check("the adapter", &checkpoint.config),
-        None => Ok(()),
+    let Some(adapter) = adapter else { return Ok(()) };
+    match adapter.weights().keys().find(|name| checkpoint.tensor(name).is_none()) {
+        Some(name) => Err(Error::invalid(format!("the model has no weight `{name}` to replace"))),
+        None => adapter.check("the adapter", &checkpoint.config),
     }
 }
 
@@ -260,6 +263,11 @@ fn folder_dtype(checkpoint: &Checkpoint) -> DType {
         dtype @ (DType::F32 | DType::BF16) => dtype,
         _ => DType::F16,
     }
+}
+
+/// What takes the place of the tensor of that name.
+fn weight<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a [f32]> {
+    Some(&adapter?.weights().get(name)?.values)
 }
 
 fn missing(name: &str) -> Error {

@@ -259,9 +259,50 @@ fn a_k_quant_that_an_adapter_changes_becomes_q8_0() {
 }
 
 #[test]
+fn weights_take_the_places_of_the_models() {
+    let tiny = TinyLlama { bias: true, tied: false };
+    let (a, b) = (original_gguf(tiny), of_folder(folder(tiny)));
+    let q = "model.layers.0.self_attn.q_proj";
+    let names = ["model.norm.weight", "lm_head.weight"].map(str::to_owned);
+    let names = [&names[..], &[format!("{q}.weight"), format!("{q}.bias")]].concat();
+    let weights = names.iter().map(|name| {
+        let shape = a.tensor(name).unwrap().shape.clone();
+        let values = floats(&a, name).iter().map(|value| 1.0 - value).collect();
+        (name.clone(), NamedTensor { shape, values })
+    });
+    // An update of a weight that is replaced adds to the new one.
+    let adapter = AdapterTensors::init(&a.config, 0..1, &[Target::Q], 2, 1.0, 7).unwrap();
+    let mut lora = adapter.get(0, Target::Q).unwrap().clone();
+    lora.b.fill(0.5);
+    let adapter = Adapter::new([((0, Target::Q), lora.clone())]).with_weights(weights.collect());
+    let folder = written(Export::safetensors(&b, Some(&adapter), None));
+    let folder = SafetensorsFolder {
+        weights: vec![("w".into(), Box::new(Bytes::new("w", folder)))],
+        ..self::folder(tiny)
+    };
+    for fused in [of_gguf(to_gguf(&a, Some(&adapter), None)), of_folder(folder)] {
+        for name in a.tensor_names() {
+            let mut expected = floats(&a, name);
+            if let Some(weight) = adapter.weights().get(name) {
+                expected.clone_from(&weight.values);
+            }
+            if *name == format!("{q}.weight") {
+                lora.fuse(0, &mut expected).unwrap();
+            }
+            assert_eq!(floats(&fused, name), expected, "{name}");
+        }
+    }
+}
+
+#[test]
 fn what_can_not_be_written_is_named() {
     let original = original_gguf(TinyLlama::default());
     let problem = |export: Result<Export<'_>>| export.err().unwrap().to_string();
+    let bias = "model.layers.0.self_attn.q_proj.bias";
+    let weight = NamedTensor { shape: vec![64], values: vec![0.0; 64] };
+    let stray = Adapter::new([]).with_weights([(bias.to_owned(), weight)].into());
+    let expected = format!("the model has no weight `{bias}` to replace");
+    assert_eq!(problem(Export::safetensors(&original, Some(&stray), None)), expected);
     let of = |dtype| problem(block_on(Export::gguf(&original, None, Some(dtype), "")));
     assert_eq!(of(DType::Q4_K), "Q4_K is read, but not written; take Q8_0");
     let folder = Export::safetensors(&original, None, Some(DType::Q8_0));

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::adapter;
 use crate::cli::Global;
-use crate::export::{Job, ModelFormat};
+use crate::export::{Job, ModelFormat, is_gguf};
 use crate::session;
 use crate::source::{self, FileSource, ModelSpec};
 use crate::staged::Staged;
@@ -52,7 +52,7 @@ pub enum Format {
 
 pub const EXAMPLES: &str = "\
 Of an adapter --model is the model that it is for; its shape is checked. A GGUF adapter holds LoRA and
-rsLoRA, not DoRA: `engram fuse` merges that. --quantize (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0)
+rsLoRA; DoRA and whole weights it can't, `engram fuse` merges them. --quantize (f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0)
 is the type of a model's matrices; without it tensors keep theirs, and those of a quantised GGUF
 become f16 in safetensors.
 
@@ -72,7 +72,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
 }
 
 fn is_adapter(path: &Path) -> Result<bool> {
-    if path.is_dir() || path.extension().is_none_or(|extension| extension != "gguf") {
+    if !adapter::is_gguf(path) {
         return Ok(path.join(CONFIG_FILE).exists());
     }
     let file = FileSource::open(path)?;
@@ -119,7 +119,11 @@ fn convert_adapter(global: &Global, options: &Options, from: &Path) -> Result<()
     };
     write_adapter(&adapter, &model.config, &base_model(from)?, options.to, out)?;
     let updates = adapter.iter().count();
-    Ok(writeln!(io::stdout(), "{}: {updates} updates of linear layers", out.display())?)
+    let weights = match adapter.weights().len() {
+        0 => String::new(),
+        count => format!(", {count} weights"),
+    };
+    Ok(writeln!(io::stdout(), "{}: {updates} updates of linear layers{weights}", out.display())?)
 }
 
 /// Writes an adapter of a model of `config`, which goes by the name `base_model`.
@@ -139,8 +143,7 @@ fn write_adapter(
             write_peft(adapter, config, &PeftOptions { base_model, ..PeftOptions::default() })?
         }
         Format::Gguf => {
-            let is_gguf = out.extension().is_some_and(|extension| extension == "gguf");
-            ensure!(is_gguf, "{}: name a file that ends in .gguf", out.display());
+            ensure!(is_gguf(out), "{}: name a file that ends in .gguf", out.display());
             let content = write_gguf(adapter, config, base_model)?;
             let (mut staged, name) = Staged::of_file(out)?;
             staged.write(name, content)?;

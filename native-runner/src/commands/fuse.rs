@@ -53,7 +53,7 @@ impl From<Float> for DType {
 }
 
 pub const EXAMPLES: &str = "\
-LoRA, rsLoRA and DoRA, in any layout. Every tensor keeps its type unless --quantize (f16, q8_0, q5_1,
+LoRA, rsLoRA, DoRA and full fine-tunings, in any layout. Every tensor keeps its type unless --quantize (f16, q8_0, q5_1,
 q5_0, q4_1, q4_0, …) or --dequantize says otherwise; a K-quant that the adapter changes becomes q8_0,
 and a quantised GGUF written as safetensors f16. What is quantised again is rounded again: --quantize
 q8_0 loses less than q4_1.

@@ -116,22 +116,23 @@ pub async fn read_gguf(
 /// multiplied by the ratio of the two: it computes the same, but does not come back as it was.
 ///
 /// # Errors
-/// An adapter that is not one of the model or is empty, and DoRA, which llama.cpp does not have.
+/// An adapter that is not one of the model or is empty; DoRA and whole weights, which llama.cpp's
+/// adapters do not have.
 pub fn write_gguf(
     adapter: &AdapterTensors,
     config: &ModelConfig,
     base_model: &str,
 ) -> Result<Vec<u8>> {
     check_writable(adapter, config)?;
+    if !adapter.weights().is_empty() {
+        return Err(Error::invalid(
+            "a GGUF adapter can't hold whole weights; fuse the adapter into the model",
+        ));
+    }
     if is_dora(adapter)? {
         return Err(Error::invalid(
             "a GGUF adapter can't hold DoRA's magnitudes; fuse the adapter into the model",
         ));
-    }
-    if let Some(weight) = adapter.weights().keys().next() {
-        return Err(Error::invalid(format!(
-            "a GGUF adapter can't hold whole weights such as `{weight}`; fuse the adapter into the model"
-        )));
     }
     let first = adapter.iter().find(|(_, _, lora)| lora.scale != 0.0);
     let alpha = first.map_or(1.0, |(_, _, lora)| alpha(lora.scale, lora.rank));
@@ -245,6 +246,7 @@ mod tests {
     use super::super::tests::{adapter, dora, lora, model};
     use super::*;
     use crate::formats::Bytes;
+    use crate::model::NamedTensor;
     use crate::testing::test;
 
     fn read(bytes: Vec<u8>) -> Result<AdapterTensors> {
@@ -351,6 +353,11 @@ mod tests {
     fn what_no_gguf_adapter_can_say_is_named() {
         let dora = write_gguf(&dora(&[(0, Target::Q)]), &model(), "").unwrap_err().to_string();
         assert!(dora.contains("fuse the adapter into the model"), "{dora}");
+        let weight = NamedTensor { shape: vec![6], values: vec![1.0; 6] };
+        let weights = [("model.norm.weight".to_owned(), weight)].into();
+        let weights = adapter(&[(0, Target::Q)]).with_weights(weights);
+        let whole = write_gguf(&weights, &model(), "").unwrap_err().to_string();
+        assert!(whole.contains("can't hold whole weights; fuse"), "{whole}");
         let empty = write_gguf(&Adapter::new([]), &model(), "").unwrap_err().to_string();
         assert!(empty.contains("updates nothing"), "{empty}");
     }

@@ -377,7 +377,10 @@ fn a_config_that_asks_for_more_is_named() {
         (peft("lora_alpha", json!(1e300)), "beyond 32-bit floats"),
         (peft("rank_pattern", json!({"q_proj": 0})), "rank_pattern gives `q_proj` the value 0"),
         (peft("alpha_pattern", json!({"(": 1})), "alpha_pattern's `(` is no regular expression"),
-        (mlx(json!({"fine_tune_type": "ia3"})), "fine_tune_type is `ia3`; supported: lora, dora"),
+        (
+            mlx(json!({"fine_tune_type": "ia3"})),
+            "fine_tune_type is `ia3`; supported: lora, dora, full",
+        ),
         (mlx(json!({"fine_tune_type": "lora"})), "lora_parameters is missing"),
         (mlx(json!({"lora_parameters": {"rank": 3}})), "missing field `scale`"),
         (mlx(json!({"lora_parameters": {"rank": 0, "scale": 1}})), "rank is 0"),

@@ -62,7 +62,7 @@ pub fn gguf(path: &Path, file: FileSource, gguf: &Gguf) -> Result<Finding> {
     Ok(finding)
 }
 
-/// Ranks, scales, layers and targets.
+/// Ranks, scales, layers and targets, and what takes the place of the model's weights.
 fn updates(finding: &mut Finding, adapter: &AdapterTensors) {
     let all = || adapter.iter();
     let ranks: BTreeSet<usize> = all().map(|(_, _, lora)| lora.rank).collect();
@@ -73,15 +73,22 @@ fn updates(finding: &mut Finding, adapter: &AdapterTensors) {
     let targets: BTreeSet<Target> = all().map(|(_, target, _)| target).collect();
     finding.field("rank", one_or_more(ranks));
     finding.field("scale", one_or_more(scales.into_iter().map(|scale| short(scale.into()))));
-    finding.field("layers", layers.into_iter().collect::<Vec<_>>());
-    finding.field("targets", targets.into_iter().map(Target::path).collect::<Vec<_>>());
+    finding.field("layers", some(layers));
+    finding.field("targets", some(targets.into_iter().map(Target::path)));
     finding.field("updates", all().count());
+    finding.field("weights", some(adapter.weights().keys().map(String::as_str)));
+}
+
+/// A list, or nothing if it is empty.
+fn some<T: Into<Value>>(values: impl IntoIterator<Item = T>) -> Value {
+    let values: Vec<Value> = values.into_iter().map(Into::into).collect();
+    if values.is_empty() { Value::Null } else { values.into() }
 }
 
 /// A value that all share, or else a list.
 fn one_or_more<T: Into<Value>>(values: impl IntoIterator<Item = T>) -> Value {
     let mut values: Vec<Value> = values.into_iter().map(Into::into).collect();
-    if values.len() == 1 { values.remove(0) } else { values.into() }
+    if values.len() == 1 { values.remove(0) } else { some(values) }
 }
 
 /// Whether it is the header of a training's checkpoint.
