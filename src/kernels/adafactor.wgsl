@@ -26,10 +26,8 @@ fn main(
     let scale = scales[group.y];
     let factor = gradient_factor();
     for (var i = id.x; i < place.rows * place.cols; i += groups.x * THREADS) {
-        let row = i / place.cols;
-        let col = i % place.cols;
-        let at = place.offset + row * place.stride + col;
-        let update = gradients[at] * factor * update_scale(place, row, col, scale.x);
+        let at = element(place, i);
+        let update = gradients[at] * factor * update_scale(place, i, scale.x);
         let kept = parameters[at] * (1.0 - params.weight_decay * scale.y);
         parameters[at] = kept - scale.z * update;
     }

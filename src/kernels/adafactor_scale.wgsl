@@ -47,10 +47,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let count = place.rows * place.cols;
     var squares = vec2<f32>(); // of the update, of the parameters
     for (var i = thread; i < count; i += THREADS) {
-        let row = i / place.cols;
-        let col = i % place.cols;
-        let at = place.offset + row * place.stride + col;
-        let u = gradients[at] * factor * update_scale(place, row, col, mean);
+        let at = element(place, i);
+        let u = gradients[at] * factor * update_scale(place, i, mean);
         squares += vec2<f32>(u * u, parameters[at] * parameters[at]);
     }
     let rms = sqrt(total(thread, squares) / f32(count));

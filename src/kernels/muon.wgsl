@@ -24,7 +24,7 @@ fn main(
     let place = places[group.y];
     let scale = sqrt(max(1.0, f32(place.rows) / f32(place.cols)));
     for (var i = id.x; i < place.rows * place.cols; i += groups.x * THREADS) {
-        let at = place.offset + i / place.cols * place.stride + i % place.cols;
+        let at = element(place, i);
         if place.is_vector != 0u {
             parameters[at] -= step.learning_rate * vectors[at];
         } else {

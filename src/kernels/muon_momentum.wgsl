@@ -29,7 +29,7 @@ fn main(
     let factor = gradient_factor();
     let rest = 1.0 - params.momentum;
     for (var i = id.x; i < place.rows * place.cols; i += groups.x * THREADS) {
-        let at = place.offset + i / place.cols * place.stride + i % place.cols;
+        let at = element(place, i);
         let g = gradients[at] * factor + params.weight_decay * parameters[at];
         let v = params.momentum * velocity[at] + rest * g;
         velocity[at] = v;

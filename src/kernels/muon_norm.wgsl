@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let count = select(place.rows * place.cols, 0u, place.is_vector != 0u);
     var sum = 0.0;
     for (var i = thread; i < count; i += THREADS) {
-        let at = place.offset + i / place.cols * place.stride + i % place.cols;
+        let at = element(place, i);
         sum += update[at] * update[at];
     }
     sums[thread] = sum;
@@ -29,7 +29,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     let scale = 1.0 / (sqrt(sums[0]) + params.eps);
     for (var i = thread; i < count; i += THREADS) {
-        let at = place.offset + i / place.cols * place.stride + i % place.cols;
+        let at = element(place, i);
         update[at] *= scale;
     }
 }

@@ -9,3 +9,8 @@ struct Place {
     scratch: u32,
     pad: u32,
 }
+
+// Where element `i` of it is, row by row.
+fn element(place: Place, i: u32) -> u32 {
+    return place.offset + i / place.cols * place.stride + i % place.cols;
+}

@@ -366,10 +366,15 @@ export interface DataProblem {
     message: string;
 }
 
-/** One training example: a chat, a prompt with its completion, or a text, as MLX-LM takes them. */
+/**
+ * One training example: a chat, a prompt with its completion, or a text, as MLX-LM takes them; for `dpo`
+ * a prompt with an answer that is preferred and one that is not, or two whole chats.
+ */
 export type TrainingExample =
     | { messages: readonly Message[]; category?: string }
     | { prompt: string; completion: string; category?: string }
+    | { prompt: string; chosen: string; rejected: string }
+    | { chosen: readonly Message[]; rejected: readonly Message[] }
     | { text: string };
 
 /** What a model is trained on. */

@@ -263,6 +263,9 @@ both(
         const asPeft = await adapters.export("a", "peft");
         await adapters.load("c", asPeft);
         answers.push(await ask({ adapter: "c" }));
+        await adapters.blend("both", { a: 0.75, c: 0.25 });
+        const blended = await ask({ adapter: "both" });
+        await adapters.remove("both");
         const questions = train.map(({ prompt }) => ({ prompt, expected: "there you are" }));
         /** @type {string[]} */
         const phases = [];
@@ -287,7 +290,7 @@ both(
         const list = await adapters.list();
         await engine.dispose();
         return {
-            losses, validations, info, answers, isSame, evaluation, phases, code, list,
+            losses, validations, info, answers, blended, isSame, evaluation, phases, code, list,
             names: [mlx, peft, round].map(files => files.map(({ name }) => name).sort()),
             count: trainer.trainableParameters,
             rank: trainer.config.rank,
@@ -304,6 +307,7 @@ both(
         assert.notEqual(answers[2], answers[0], "the bare model");
         assert.equal(answers[3], answers[0], "as PEFT");
         assert.equal(answers[4], answers[0], "on the new device");
+        assert.equal(result.blended, answers[0], "with itself");
         assert(result.isSame);
         const mlx = ["adapter_config.json", "adapters.safetensors"];
         const peft = ["adapter_config.json", "adapter_model.safetensors"];
@@ -317,6 +321,46 @@ both(
         assert(result.phases.includes("tuned loss"));
         assert.equal(result.code, "device-lost");
         assert.deepEqual(result.list.map(({ name, active }) => [name, active]), [["b", false], ["c", false]]);
+    },
+);
+
+both(
+    "preferences and whole blocks are trained in a page",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        const engine = await engram[kind].load("./model.gguf");
+        /** @type {Record<string, number[]>} */
+        const losses = {};
+        const run = async (
+            /** @type {string} */ what,
+            /** @type {import("engram").TrainingExample[]} */ train,
+            /** @type {import("engram").TrainConfig} */ config,
+        ) => {
+            const all = { iters: 4, steps_per_report: 1, num_layers: 1, ...config };
+            const trainer = await engram.Trainer.create(engine, { train }, all);
+            losses[what] = [];
+            for await (const step of trainer.run()) if (step.kind === "report") losses[what].push(step.loss);
+            return trainer;
+        };
+        const pairs = [
+            { prompt: "hello", chosen: "there you are", rejected: "go away" },
+            { prompt: "good", chosen: "morning", rejected: "night" },
+        ];
+        await run("pairs", pairs, { train_mode: "dpo", beta: 0.5, batch_size: 2, learning_rate: 1e-2 });
+        const answers = [{ prompt: "hello", completion: "there you are" }];
+        const trainer = await run("blocks", answers, { adapter_type: "full", learning_rate: 1e-2 });
+        await engine.adapters.load("whole", await trainer.exportAdapter("mlx"));
+        const ask = async (/** @type {string | null} */ adapter) =>
+            (await engine.generate("hello", { max_tokens: 8, adapter })).text;
+        return { losses, said: [await ask(null), await ask("whole")] };
+    },
+    ({ losses, said }) => {
+        const [pairs, blocks] = [losses["pairs"] ?? [], losses["blocks"] ?? []];
+        assert(Math.abs(Number(pairs[0]) - Math.log(2)) < 1e-4, String(pairs));
+        assert(Number(pairs[3]) < 0.5 * Number(pairs[0]), String(pairs));
+        assert(Number(blocks[3]) < 0.7 * Number(blocks[0]), String(blocks));
+        assert.notEqual(said[0], said[1]);
     },
 );
 
