@@ -349,6 +349,7 @@ mod tests {
                 "--mask-prompt",
                 "--keys=self_attn.q_proj,v_proj",
                 "--rank=4",
+                "--dropout=0",
                 "--bias-correction=true",
                 "--betas=0.9,0.95",
                 "--init-adapter=a",

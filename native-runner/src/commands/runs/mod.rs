@@ -40,7 +40,7 @@ Examples:
   engram runs
   engram runs sweeps/first --json
   engram runs compare runs/a runs/b
-  engram runs compare runs/* --plot losses.svg
+  engram runs compare runs/*/ --plot losses.svg
 
 Right answers are those of the reports (engram eval --out) in a run's folder or beside it, for the
 candidate that has the folder's name.";
