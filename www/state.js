@@ -160,13 +160,14 @@ export function divideExamples(all, { seed = 42, validFraction = 0.2, heldOutFra
 }
 
 /**
- * The questions that examples ask: a text asks none, and a longer chat can't be asked by its last turn.
+ * The questions that examples ask: a text asks none, a pair has two answers, and a longer chat can't be asked by its last
+ * turn.
  * @param {readonly TrainingExample[]} examples
  * @returns {EvalExample[]}
  */
 export function questions(examples) {
     return examples.flatMap(example => {
-        if ("text" in example) return [];
+        if ("text" in example || "chosen" in example) return [];
         const category = example.category ?? "all";
         if ("prompt" in example) return [{ prompt: example.prompt, expected: example.completion, category }];
         const turns = example.messages.filter(turn => turn.role !== "system");
