@@ -1,11 +1,12 @@
 //! Adapters in folders and files.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 
 use anyhow::{Result, bail, ensure};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read, read_gguf};
 use engram::generate::{Engine, LoadedAdapter};
-use engram::model::{AnyAdapter, ModelConfig};
+use engram::model::{AdapterTensors, AnyAdapter, ModelConfig};
 
 use crate::export;
 use crate::source::{self, FileSource};
@@ -14,11 +15,47 @@ use crate::staged::Staged;
 /// What a `peft_type` may be besides LORA.
 const KINDS: [&str; 1] = ["BOTTLENECK"];
 
-/// The adapter at `path`, on the engine's device; none if there is no path.
-pub fn load(engine: &Engine, path: Option<&Path>) -> Result<Option<LoadedAdapter>> {
-    let Some(path) = path else { return Ok(None) };
-    let adapter = read_for(path, engine.config())?;
-    Ok(Some(engine.load_adapter(&path.display().to_string(), &adapter)?))
+/// An adapter and how much of it, as people write it: a path, and after a colon a weight.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdapterSpec {
+    /// A folder, or a GGUF file.
+    pub path: PathBuf,
+    /// 1 is all of it.
+    pub weight: f32,
+}
+
+impl FromStr for AdapterSpec {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let weighted = text.rsplit_once(':').and_then(|(path, weight)| {
+            Some(Self { path: path.into(), weight: weight.parse().ok()? })
+        });
+        Ok(weighted.unwrap_or_else(|| Self { path: text.into(), weight: 1.0 }))
+    }
+}
+
+/// The adapters, each times its weight, as one on the engine's device; none if there are none.
+pub fn load(engine: &Engine, specs: &[AdapterSpec]) -> Result<Option<LoadedAdapter>> {
+    let mut read = Vec::new();
+    for AdapterSpec { path, weight } in specs {
+        let adapter = read_for(path, engine.config())?;
+        read.push((path.display().to_string(), adapter, *weight));
+    }
+    Ok(match &read[..] {
+        [] => None,
+        [(name, adapter, 1.0)] => Some(engine.load_adapter(name, adapter)?),
+        several => {
+            let mut parts = Vec::new();
+            for (name, adapter, weight) in several {
+                let tensors = adapter.lora(name)?;
+                tensors.check(name, engine.config())?;
+                parts.push((name.as_str(), tensors, *weight));
+            }
+            let blend = AnyAdapter::Lora(AdapterTensors::blend(&parts)?);
+            Some(engine.load_adapter("the blended adapters", &blend)?)
+        }
+    })
 }
 
 /// The adapter of a model of `config` at `path`: a folder, or a GGUF file, whose rows lie as the
@@ -85,6 +122,20 @@ mod tests {
             entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn a_number_after_a_colon_is_a_weight() {
+        for (text, path, weight) in [
+            ("runs/a", "runs/a", 1.0),
+            ("runs/a:0.7", "runs/a", 0.7),
+            ("a.gguf:-2", "a.gguf", -2.0),
+            ("C:\\runs\\a", "C:\\runs\\a", 1.0),
+            ("C:\\a:0.5", "C:\\a", 0.5),
+        ] {
+            let Ok(spec) = text.parse::<AdapterSpec>();
+            assert_eq!(spec, AdapterSpec { path: path.into(), weight });
+        }
     }
 
     #[test]

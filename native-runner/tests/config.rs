@@ -155,7 +155,7 @@ fn a_bad_config_is_one_line_before_anything_is_loaded() {
             "learning_rte: 1e-5\n",
             "run.yaml:1: no key `learning_rte`; the nearest is `learning_rate`",
         ),
-        ("iters: 5\nlr_schedule:\n  name: cosine_decay\n", "run.yaml:3: `lr_schedule.name`: "),
+        ("iters: 5\nlr_schedule:\n  name: cosine\n", "run.yaml:3: `lr_schedule.name`: invalid"),
         ("lora_parameters: {dropout: 0.1}\n", "run.yaml:1: `lora_parameters.dropout`: "),
         ("iters: many\n", "run.yaml:1: `iters`: invalid value 'many'"),
         ("seed: 1\niters: 0\n", "run.yaml:2: `iters`: iters is 0; it is at least 1"),

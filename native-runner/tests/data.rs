@@ -162,9 +162,15 @@ fn epochs_and_a_share_for_validation() {
     let options = ["--data", "x.jsonl", "--val-split", "0.25", "--epochs", "3", "--seed", "5"];
     let (first, notes) = folder.train(&options);
     assert!(notes.contains("validation: 3 of 11 training records, chosen by seed 5\n"), "{notes}");
-    assert!(notes.contains("3 epochs of 4 iterations: 12 iterations\n"), "{notes}");
+    assert!(notes.contains("epochs: 3, of 4 iterations each\n"), "{notes}");
     assert_eq!(first.iter().filter(|line| line["train_loss"].is_number()).count(), 12);
     assert_eq!(losses(&folder.train(&options).0), losses(&first));
+    let printed = folder.run(&[&["train", "--print-config"], &options[..]].concat());
+    let printed = stdout(printed);
+    assert!(printed.contains("epochs: 3\n") && !printed.contains("iters:"), "{printed}");
+    // The folder's own file has the iterations that they were.
+    let (again, _) = folder.train(&["--config", "out/config.yaml", "--epochs", "3"]);
+    assert_eq!(losses(&again), losses(&first));
     let more = ["--data", "x.jsonl", "--val-split", "0.25", "--epochs", "4", "--resume"];
     assert_eq!(folder.train(&more).0.last().unwrap()["iteration"], 16);
 
@@ -211,6 +217,8 @@ fn what_repeats_is_said_when_a_training_begins() {
     ] {
         assert!(notes.contains(expected), "{notes}");
     }
+    let (_, notes) = folder.train(&["--data", "train.jsonl,test.jsonl", "--val-batches", "0"]);
+    assert!(notes.contains("test.jsonl: the test set, by its name\n"), "{notes}");
     // A test set that can't be read is none of a training's business.
     fs::write(folder.path("test.jsonl"), "{").unwrap();
     folder.train(&["--data", "."]);

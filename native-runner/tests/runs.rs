@@ -149,9 +149,7 @@ fn runs_are_followed_listed_and_compared() {
         [
             "learning_rate",
             "optimizer",
-            "optimizer_config.adam.bias_correction",
-            "optimizer_config.adamw.weight_decay",
-            "optimizer_config.adamw.bias_correction",
+            "weight_decay",
             "training loss, first",
             "training loss, best",
             "training loss, last",
@@ -210,4 +208,78 @@ fn a_resumed_run_tells_tensorboard_where_it_goes_on() {
         found.map(|(_, step, _)| step).collect()
     };
     assert_eq!([steps(&files[0]), steps(&files[1])], [vec![2, 4], vec![6]]);
+}
+
+fn metrics(folder: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn a_run_that_gets_no_better_ends_early() {
+    let root = tempfile::tempdir().unwrap();
+    // Nothing is learned: no validation after the first is better.
+    let still = ["--learning-rate", "0", "--iters", "40", "--early-stopping-patience", "2"];
+    let data = golden("tiny_mlx");
+    let own = ["train", "--data", data.to_str().unwrap(), "--adapter-path", "a"];
+    let small = ["--num-layers", "1", "--rank", "2", "--keys", "q_proj", "--batch-size", "2"];
+    let often = ["--steps-per-eval", "3", "--steps-per-report", "2"];
+    let output = in_folder(root.path(), &[&own[..], &small, &often, &still].concat());
+    let said = String::from_utf8(output.stderr.clone()).unwrap();
+    stdout(output);
+    assert!(
+        said.contains("stopped early after iteration 5: 2 validations since the lowest"),
+        "{said}"
+    );
+    let at: Vec<u64> = metrics(&root.path().join("a"))
+        .iter()
+        .filter(|line| line.get("val_loss").is_some())
+        .map(|line| line["iteration"].as_u64().unwrap())
+        .collect();
+    assert_eq!(at, [1, 3, 6]);
+    let listed = stdout(in_folder(root.path(), &["runs", "a"]));
+    assert!(listed.contains("done") && listed.contains("5 of 40"), "{listed}");
+    assert!(root.path().join("a/adapters.safetensors").exists());
+    // It has to be validated for that.
+    let without = [&own[..], &small, &still, &["--val-batches", "0"]].concat();
+    let problem = error(in_folder(root.path(), &without));
+    assert!(
+        problem.contains("--early-stopping-patience waits for the validation loss"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn questions_are_asked_during_a_training() {
+    let root = tempfile::tempdir().unwrap();
+    let questions = "{\"prompt\": \"say cat\", \"completion\": \"cat\"}\n".repeat(3);
+    fs::write(root.path().join("test.jsonl"), questions).unwrap();
+    let ask = ["--eval-data", "test.jsonl", "--eval-every", "3", "--eval-examples", "2"];
+    let said = train(root.path(), "a", &[&ask[..], &["--tensorboard"]].concat());
+    assert_eq!(said.matches(" of 2 answers right, ").count(), 2, "{said}");
+    let asked: Vec<(u64, u64)> = metrics(&root.path().join("a"))
+        .iter()
+        .filter_map(|line| Some((line["iteration"].as_u64()?, line["eval_examples"].as_u64()?)))
+        .collect();
+    assert_eq!(asked, [(3, 2), (4, 2)]);
+    let found = scalars(&event_files(&root.path().join("a"))[0]);
+    assert_eq!(found.iter().filter(|(tag, ..)| tag == "eval/accuracy").count(), 2);
+    // It changes nothing of the training.
+    train(root.path(), "b", &[]);
+    let losses = |folder: &str| -> Vec<Value> {
+        let lines = metrics(&root.path().join(folder));
+        let kept = lines.into_iter().filter(|line| line.get("eval_accuracy").is_none());
+        kept.map(|line| serde_json::json!([line["train_loss"], line["val_loss"]])).collect()
+    };
+    assert_eq!(losses("a"), losses("b"));
+    // And it stands in the settings.
+    let config = fs::read_to_string(root.path().join("a/config.yaml")).unwrap();
+    assert!(config.contains("eval_every: 3\n"), "{config}");
+    stdout(in_folder(root.path(), &["train", "-c", "a/config.yaml", "--adapter-path", "c"]));
+    assert_eq!(losses("a"), losses("c"));
+    let data = golden("tiny_mlx");
+    let alone =
+        ["train", "--data", data.to_str().unwrap(), "--eval-every", "3", "--num-layers", "1"];
+    let problem = error(in_folder(root.path(), &alone));
+    assert!(problem.contains("say how to ask --eval-data"), "{problem}");
 }

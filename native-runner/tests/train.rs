@@ -41,8 +41,8 @@ fn full_fine_tuning_leaves_weights_that_every_command_takes() {
     ran(more.path(), &[short, &["--num-layers", "1", "--batch-size", "1"], from]);
     let refused = error(train(more.path(), &[full, &["--rank", "3"]]).output().unwrap());
     assert!(refused.contains("--rank is an adapter's"), "{refused}");
-    let refused =
-        error(train(more.path(), &[short, &["--modules-to-save", "lm_hat"]]).output().unwrap());
+    let unknown = &["--num-layers", "1", "--modules-to-save", "lm_hat"][..];
+    let refused = error(train(more.path(), &[short, unknown]).output().unwrap());
     assert!(refused.contains("no module `lm_hat`"), "{refused}");
 }
 

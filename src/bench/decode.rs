@@ -2,9 +2,13 @@
 
 use super::{Bench, Counts, Figure};
 use crate::Result;
+use crate::model::{AdapterTensors, AnyAdapter, Target};
 
 /// Tokens of one submit.
 const TOGETHER: usize = 8;
+/// Of the adapters that are switched: the original experiment's.
+const BLOCKS: usize = 16;
+const RANK: usize = 8;
 
 impl Bench<'_> {
     /// Tokens/s of prompts of these lengths, the first new token included in the time; those that the
@@ -27,6 +31,29 @@ impl Bench<'_> {
             figures.push(self.take(name, "tokens/s", once).await?);
         }
         Ok(figures)
+    }
+
+    /// Milliseconds from one loaded adapter to another: a decoder that is ready for a prompt. The base
+    /// stays where it is.
+    async fn switch(&self) -> Result<Figure> {
+        let config = self.engine.config();
+        let blocks = config.num_hidden_layers;
+        let some = blocks.saturating_sub(BLOCKS)..blocks;
+        let mut adapters = Vec::new();
+        for seed in [1, 2] {
+            let init = AdapterTensors::init(config, some.clone(), &Target::ALL, RANK, 1.0, seed)?;
+            adapters.push(self.engine.load_adapter("made up", &AnyAdapter::Lora(init))?);
+        }
+        let mut count = 0;
+        let once = async || {
+            count += 1;
+            let began = (self.clock)();
+            let decoder = self.engine.decoder(adapters.get(count % 2))?;
+            let seconds = (self.clock)() - began;
+            drop(decoder);
+            Ok(seconds * 1e3)
+        };
+        self.take("adapter switch", "ms", once).await
     }
 
     /// Seconds to the first token of a prompt of 32 tokens by a decoder that is made for it.
@@ -91,6 +118,7 @@ impl Bench<'_> {
             Ok(seconds * 1e6 / TOGETHER as f64)
         };
         figures.push(self.take("host encoding per token", "µs", once).await?);
+        figures.push(self.switch().await?);
         Ok(figures)
     }
 }

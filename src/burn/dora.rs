@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 
+use super::adapter::updates_alone;
 use super::{AdapterKind, BurnModel, FrozenLinear, LinearUpdate, LoraConfig, LoraModule, read};
 use crate::data::random::SplitMix64;
 use crate::model::{Adapter, AnyAdapter};

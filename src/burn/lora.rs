@@ -4,6 +4,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::adapter::updates_alone;
 use super::{AdapterKind, BurnModel, FrozenLinear, LinearUpdate, read};
 use crate::data::random::SplitMix64;
 use crate::model::{Adapter, AnyAdapter};

@@ -95,9 +95,13 @@ impl BatchSet {
                 "max_seq_length is {max_seq_length}; it is at least 2"
             )));
         }
-        let truncated = examples.iter().filter(|e| e.ids.len() > max_seq_length).count();
-        let longest = examples.iter().map(|e| e.ids.len()).max().unwrap_or(0).min(max_seq_length);
-        let rows = longest.checked_mul(batch_size.min(examples.len()));
+        let is_cut = |e: &&Example| e.sequences().any(|e| e.ids.len() > max_seq_length);
+        let truncated = examples.iter().filter(is_cut).count();
+        let lengths = examples.iter().flat_map(Example::sequences).map(|e| e.ids.len());
+        let longest = lengths.max().unwrap_or(0).min(max_seq_length);
+        // A pair has two.
+        let most = examples.iter().map(|e| e.sequences().count()).max().unwrap_or(1);
+        let rows = longest.saturating_mul(most).checked_mul(batch_size.min(examples.len()));
         if rows.is_none_or(|rows| u32::try_from(rows).is_err())
             || u32::try_from(examples.len()).is_err()
         {
@@ -109,7 +113,7 @@ impl BatchSet {
         match semantics {
             Semantics::Engram => {
                 let before = set.examples.len();
-                set.examples.retain(|e| e.trained(max_seq_length) > 0);
+                set.examples.retain(|e| e.sequences().all(|e| e.trained(max_seq_length) > 0));
                 set.left_out = before - set.examples.len();
                 if set.examples.is_empty() {
                     return Err(Error::invalid(format!(
@@ -155,7 +159,8 @@ impl BatchSet {
 
     /// Tokens of the longest sequence, once cut to `max_seq_length`.
     pub fn longest(&self) -> usize {
-        self.lengths().max().unwrap_or(0)
+        let sequences = self.examples.iter().flat_map(Example::sequences);
+        sequences.map(|e| e.ids.len().min(self.config.max_seq_length)).max().unwrap_or(0)
     }
 
     /// Most tokens that a batch of this set can have.
@@ -167,7 +172,8 @@ impl BatchSet {
 
     fn lengths(&self) -> impl Iterator<Item = usize> {
         let most = self.config.max_seq_length;
-        self.examples.iter().map(move |example| example.ids.len().min(most))
+        let length = move |example: &Example| example.ids.len().min(most);
+        self.examples.iter().map(move |example| example.sequences().map(length).sum())
     }
 
     /// How the batches are made.
@@ -205,7 +211,7 @@ impl BatchSet {
         let mut batch = Batch::default();
         match self.config.semantics {
             Semantics::Engram => {
-                for example in examples() {
+                for example in examples().flat_map(Example::sequences) {
                     // The last token has nothing to predict.
                     let inputs = example.ids.len().min(max).saturating_sub(1);
                     batch.push(example, inputs, max);
@@ -257,6 +263,24 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_is_two_sequences_of_one_example() {
+        let rejected = Some(Box::new(Example::new(vec![1, 2, 9, 9], 2)));
+        let pair = Example { rejected, ..Example::new(vec![1, 2, 3], 2) };
+        let config = BatchConfig {
+            semantics: Semantics::Engram,
+            batch_size: 1,
+            max_seq_length: 100,
+            seed: 0,
+        };
+        let set = BatchSet::new(vec![pair.clone(), pair], config).unwrap();
+        assert_eq!((set.batches(), set.longest(), set.most_tokens()), (2, 4, 7));
+        let batch = set.pack(&[1]);
+        let ids: Vec<u32> = batch.tokens.iter().map(|token| token.id).collect();
+        assert_eq!((ids, batch.sequences, batch.trained), (vec![1, 2, 1, 2, 9], 2, 3));
+        assert_eq!(batch.tokens[2].first_key, 2);
+    }
+
+    #[test]
     fn engram_packs_next_token_targets_only() {
         let set = set(Semantics::Engram, &[(&[5, 6, 7], 0), (&[8, 9, 10, 11], 2)], 100).unwrap();
         let batch = set.pack(&[1, 0]);
@@ -301,7 +325,12 @@ mod tests {
 
     #[test]
     fn masked_ids_carry_no_loss_wherever_they_are() {
-        let example = Example { ids: (1..=9).collect(), prompt_len: 2, masked: vec![4..6, 8..9] };
+        let example = Example {
+            ids: (1..=9).collect(),
+            prompt_len: 2,
+            masked: vec![4..6, 8..9],
+            rejected: None,
+        };
         for (semantics, expected) in [
             (Semantics::Engram, vec![0, 1, 1, 0, 0, 1, 1, 0]),
             // With the pad behind the last id.

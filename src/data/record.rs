@@ -3,6 +3,8 @@
 //! A record is an object in one of these forms, looked for in this order, MLX-LM's first:
 //!
 //! - completions: `prompt` and `completion`, two texts, or TRL's two lists of messages;
+//! - preferences: `chosen` and `rejected`, two texts that answer `prompt`, or TRL's two lists of
+//!   messages, after those of `prompt` if there is one;
 //! - chat: `messages`, each with `role` and `content`, or with ShareGPT's `from` and `value`;
 //! - text: `text`;
 //! - ShareGPT's `conversations`, as `messages`;
@@ -33,6 +35,15 @@ pub enum Body {
         prompt: String,
         /// The assistant's message.
         completion: String,
+        /// The tools on offer, as the chat template takes them.
+        tools: Option<Vec<Value>>,
+    },
+    /// Two conversations that differ in what comes last, of which the first is preferred.
+    Preference {
+        /// At least one message.
+        chosen: Vec<Message>,
+        /// At least one message.
+        rejected: Vec<Message>,
         /// The tools on offer, as the chat template takes them.
         tools: Option<Vec<Value>>,
     },
@@ -74,6 +85,9 @@ impl Default for Features {
     }
 }
 
+/// The preferred answer, and the other one.
+const CHOSEN: &str = "chosen";
+const REJECTED: &str = "rejected";
 /// ShareGPT's messages.
 const CONVERSATIONS: &str = "conversations";
 /// Alpaca's user message.
@@ -123,6 +137,7 @@ impl Body {
         match self {
             Body::Chat { .. } => "chat",
             Body::Completion { .. } => "completions",
+            Body::Preference { .. } => "preferences",
             Body::Text(_) => "text",
         }
     }
@@ -132,6 +147,9 @@ impl Body {
             Body::Chat { messages, tools } => (json!({ "messages": messages }), tools.as_ref()),
             Body::Completion { prompt, completion, tools } => {
                 (json!({ "prompt": prompt, "completion": completion }), tools.as_ref())
+            }
+            Body::Preference { chosen, rejected, tools } => {
+                (json!({ "chosen": chosen, "rejected": rejected }), tools.as_ref())
             }
             Body::Text(text) => (json!({ "text": text }), None),
         };
@@ -170,7 +188,24 @@ fn body(columns: &mut Map<String, Value>, features: &Features) -> Result<Body, S
         Some(Value::String(text)) if text.is_empty() => None,
         Some(tools) => Some(list("tools", tools)?),
     };
-    if columns.contains_key(prompt_feature) && columns.contains_key(completion_feature) {
+    if columns.contains_key(CHOSEN) && columns.contains_key(REJECTED) {
+        let mut before = Vec::new();
+        match columns.get(prompt_feature) {
+            Some(Value::Array(_)) => before = messages(columns, prompt_feature)?,
+            Some(_) => before.push(Message::new("user", text(columns, prompt_feature)?)),
+            None => {}
+        }
+        let has_prompt = !before.is_empty();
+        let mut answer = |key: &str| match columns.get(key) {
+            Some(Value::String(_)) if has_prompt => {
+                let answer = Message::new("assistant", text(columns, key)?);
+                Ok([&before[..], &[answer]].concat())
+            }
+            _ => Ok::<_, String>([&before[..], &messages(columns, key)?].concat()),
+        };
+        let (chosen, rejected) = (answer(CHOSEN)?, answer(REJECTED)?);
+        Ok(Body::Preference { chosen, rejected, tools })
+    } else if columns.contains_key(prompt_feature) && columns.contains_key(completion_feature) {
         if let Some(Value::Array(_)) = columns.get(prompt_feature) {
             let mut chat = messages(columns, prompt_feature)?;
             chat.extend(messages(columns, completion_feature)?);
@@ -312,6 +347,38 @@ mod tests {
         assert!(error.starts_with("message 1: `from` is \"bot\"; there are"), "{error}");
         let error = read(r#"{"conversations":[{"from":"gpt"}]}"#).unwrap_err();
         assert_eq!(error, "message 1: `value` is not a string");
+    }
+
+    #[test]
+    fn preferences_are_pairs_of_chats() {
+        let pair = |chosen: &[(&str, &str)], rejected: &[(&str, &str)]| {
+            let [Body::Chat { messages: chosen, .. }, Body::Chat { messages: rejected, .. }] =
+                [chat(chosen), chat(rejected)]
+            else {
+                unreachable!("they are chats")
+            };
+            Body::Preference { chosen, rejected, tools: None }
+        };
+        let (q, a, b) = (("user", "q"), ("assistant", "a"), ("assistant", "b"));
+        let expected = pair(&[q, a], &[q, b]);
+        let [q, a, b] = [
+            r#"{"role":"user","content":"q"}"#,
+            r#"{"role":"assistant","content":"a"}"#,
+            r#"{"role":"assistant","content":"b"}"#,
+        ];
+        for json in [
+            r#"{"prompt":"q","chosen":"a","rejected":"b"}"#.to_owned(),
+            format!(r#"{{"prompt":[{q}],"chosen":[{a}],"rejected":[{b}]}}"#),
+            format!(r#"{{"chosen":[{q},{a}],"rejected":[{q},{b}]}}"#),
+        ] {
+            let record = read(&json).unwrap();
+            assert_eq!(record.body, expected, "{json}");
+            assert_eq!(read(&record.to_json().to_string()).unwrap(), record);
+        }
+        let error = read(r#"{"chosen":"a","rejected":"b"}"#).unwrap_err();
+        assert_eq!(error, "`chosen` is not a list");
+        let error = read(r#"{"prompt":"q","chosen":"a","rejected":1}"#).unwrap_err();
+        assert_eq!(error, "`rejected` is not a list");
     }
 
     #[test]

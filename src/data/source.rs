@@ -144,7 +144,8 @@ impl BatchSource {
 
 /// Examples and tokens.
 fn size(set: &BatchSet) -> (usize, usize) {
-    (set.examples().len(), set.examples().iter().map(|e| e.ids.len()).sum())
+    let sequences = set.examples().iter().flat_map(|example| example.sequences());
+    (set.examples().len(), sequences.map(|e| e.ids.len()).sum())
 }
 
 /// Batch `index` of an order: of examples (Engram), or of groups of neighbours (MLX).

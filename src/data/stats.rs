@@ -228,12 +228,9 @@ fn said(record: &Record) -> String {
         Body::Completion { prompt, completion, tools } => {
             (format!("{prompt} \0 {completion}"), tools.as_ref())
         }
-        Body::Chat { messages, tools } => {
-            let message = |m: &Message| {
-                let extra = serde_json::Value::Object(m.extra.clone());
-                format!("\0 {} {} {extra}", m.role, m.content.as_deref().unwrap_or_default())
-            };
-            (messages.iter().map(message).collect(), tools.as_ref())
+        Body::Chat { messages, tools } => (all(messages), tools.as_ref()),
+        Body::Preference { chosen, rejected, tools } => {
+            (format!("{} \0\0 {}", all(chosen), all(rejected)), tools.as_ref())
         }
     };
     for tool in tools.into_iter().flatten() {
@@ -242,11 +239,19 @@ fn said(record: &Record) -> String {
     said
 }
 
+fn all(messages: &[Message]) -> String {
+    let message = |m: &Message| {
+        let extra = serde_json::Value::Object(m.extra.clone());
+        format!("\0 {} {} {extra}", m.role, m.content.as_deref().unwrap_or_default())
+    };
+    messages.iter().map(message).collect()
+}
+
 fn prompt(record: &Record) -> String {
     match &record.body {
         Body::Text(text) => text.clone(),
         Body::Completion { prompt, .. } => prompt.clone(),
-        Body::Chat { messages, .. } => {
+        Body::Chat { messages, .. } | Body::Preference { chosen: messages, .. } => {
             // Without an answer, the one message is the prompt.
             let count = messages.len().saturating_sub(1).max(1);
             let contents =

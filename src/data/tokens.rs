@@ -56,12 +56,19 @@ pub struct Example {
     pub prompt_len: usize,
     /// Ids behind those that carry none either, such as what the user says in later turns.
     pub masked: Vec<Range<usize>>,
+    /// What this one is preferred to.
+    pub rejected: Option<Box<Example>>,
 }
 
 impl Example {
     /// One with loss on all but the first `prompt_len` ids.
     pub fn new(ids: Vec<u32>, prompt_len: usize) -> Self {
-        Self { ids, prompt_len, masked: Vec::new() }
+        Self { ids, prompt_len, ..Self::default() }
+    }
+
+    /// Itself, and what it is preferred to if that is there.
+    pub fn sequences(&self) -> impl Iterator<Item = &Self> {
+        [Some(self), self.rejected.as_deref()].into_iter().flatten()
     }
 
     /// Whether the prediction of id `at` carries loss.
@@ -85,6 +92,8 @@ pub enum LossOn {
     LastMessage,
     /// Every message of the assistant (TRL's `assistant_only_loss`).
     Assistant,
+    /// The last message of the chosen and of the rejected conversation.
+    Preference,
 }
 
 /// Turns records into examples, one for each.
@@ -114,6 +123,24 @@ pub fn tokenize(
 /// The example of one record.
 pub(super) fn example(record: &Record, encode: &impl Encode, loss_on: LossOn) -> Result<Example> {
     let example = match &record.body {
+        Body::Preference { chosen, rejected, tools } if loss_on == LossOn::Preference => {
+            let one = |messages: &[Message]| {
+                chat(messages, tools.as_deref(), encode, LossOn::LastMessage)
+            };
+            let rejected = Some(Box::new(one(rejected)?));
+            Example { rejected, ..one(chosen)? }
+        }
+        Body::Preference { .. } => {
+            return Err(Error::invalid(
+                "a preference record has two answers; train on it with train_mode dpo",
+            ));
+        }
+        other if loss_on == LossOn::Preference => {
+            return Err(Error::invalid(format!(
+                "a {} record has no `chosen` and `rejected`, which train_mode dpo asks for",
+                other.form()
+            )));
+        }
         Body::Chat { messages, tools } => chat(messages, tools.as_deref(), encode, loss_on)?,
         Body::Completion { prompt, completion, tools } => {
             let messages = [Message::new("user", prompt), Message::new("assistant", completion)];
@@ -126,7 +153,7 @@ pub(super) fn example(record: &Record, encode: &impl Encode, loss_on: LossOn) ->
                     "a text record has no prompt to mask; train without mask_prompt",
                 ));
             }
-            LossOn::Assistant => {
+            LossOn::Assistant | LossOn::Preference => {
                 return Err(Error::invalid(
                     "a text record has no messages; train without assistant_only_loss",
                 ));
@@ -204,7 +231,7 @@ fn assistant(
         Some(first) if first.start == 0 => silent.remove(0).end,
         _ => 0,
     };
-    Ok(Example { ids, prompt_len, masked: silent })
+    Ok(Example { ids, prompt_len, masked: silent, rejected: None })
 }
 
 /// The length of `first`, the rendering of the first `count` messages of the chat `text`.

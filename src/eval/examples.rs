@@ -44,8 +44,7 @@ impl Example {
     /// chat that does not end with a user's and then an assistant's message.
     pub fn from_records(name: &str, records: &[Record]) -> Result<Vec<Self>> {
         let example = |(i, record): (usize, &Record)| {
-            let category = record.category.as_deref().unwrap_or(NO_CATEGORY);
-            from_body(&record.body, category).map_err(|problem| Error::data(name, i + 1, problem))
+            from_record(record).map_err(|problem| Error::data(name, i + 1, problem))
         };
         records.iter().enumerate().map(example).collect()
     }
@@ -56,9 +55,7 @@ impl Example {
     /// What it says, with the record's place in the file.
     pub fn from_file(file: &RecordFile) -> Result<Vec<Self>> {
         let example = |(i, record): (usize, &Record)| {
-            let category = record.category.as_deref().unwrap_or(NO_CATEGORY);
-            from_body(&record.body, category)
-                .map_err(|problem| Error::format(file.place(i), problem))
+            from_record(record).map_err(|problem| Error::format(file.place(i), problem))
         };
         file.records.iter().enumerate().map(example).collect()
     }
@@ -76,11 +73,15 @@ impl Example {
     }
 }
 
-fn from_body(body: &Body, category: &str) -> Result<Example, &'static str> {
-    match body {
+fn from_record(record: &Record) -> Result<Example, &'static str> {
+    let category = record.category.as_deref().unwrap_or(NO_CATEGORY);
+    match &record.body {
         Body::Text(_) => {
             Err("plain text asks no question; give a prompt and its completion, or evaluate the \
                  loss alone")
+        }
+        Body::Preference { .. } => {
+            Err("preferences can't be evaluated; give prompts and their completions")
         }
         Body::Chat { tools: Some(_), .. } | Body::Completion { tools: Some(_), .. } => {
             Err("tools can't be evaluated; leave the key out")

@@ -2,12 +2,12 @@
 
 use std::rc::Rc;
 
+use crate::Result;
 #[cfg(feature = "burn")]
 use crate::burn::{BurnAdapter, BurnModel};
 use crate::gpu::Context;
 use crate::model::{Adapter, AnyAdapter, GpuAdapter, GpuLlama, ModelConfig};
 use crate::ops::GpuLora;
-use crate::{Error, Result};
 
 /// Weights on a device.
 #[derive(Debug, Clone)]
@@ -87,10 +87,6 @@ impl Model {
         match self {
             Model::Gpu(gpu) => {
                 let tensors = adapter.lora(name)?;
-                if adapter.kind() == "DoRA" {
-                    let problem = "is a DoRA adapter, which needs --engine burn";
-                    return Err(Error::format(name, problem));
-                }
                 tensors.check(name, self.config())?;
                 Ok(LoadedAdapter::Gpu(GpuAdapter::load(&gpu.context, &gpu.llama, tensors)?))
             }
@@ -109,7 +105,9 @@ impl Model {
         match self {
             Model::Gpu(gpu) => Ok(gpu),
             #[cfg(feature = "burn")]
-            Model::Burn(_) => Err(Error::invalid("the model is on the burn engine, not on wgpu")),
+            Model::Burn(_) => {
+                Err(crate::Error::invalid("the model is on the burn engine, not on wgpu"))
+            }
         }
     }
 }
@@ -144,6 +142,6 @@ impl LoadedAdapter {
 }
 
 #[cfg(feature = "burn")]
-fn other_engine() -> Error {
-    Error::invalid("the adapter was loaded for another engine than the model's")
+fn other_engine() -> crate::Error {
+    crate::Error::invalid("the adapter was loaded for another engine than the model's")
 }

@@ -29,8 +29,10 @@ pub struct Step {
     pub second_moment_scale: f32,
     /// Updates of the parameters, this one included.
     pub update: u32,
+    /// Of what is drawn in this replay.
+    pub seed: u32,
     /// Nothing; a uniform is a multiple of 16 bytes.
-    pub pad: [u32; 2],
+    pub pad: u32,
 }
 
 /// One side of a dispatch's grid.

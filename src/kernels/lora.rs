@@ -50,7 +50,7 @@ struct ProductParams {
     offset: u32,
     strides: [u32; 2],
     scale: f32,
-    pad: u32,
+    accumulate: u32,
 }
 
 #[repr(C)]
@@ -108,12 +108,18 @@ pub fn lora_up_add(
     scale: f32,
     y: &Tensor,
 ) -> Result<()> {
-    up(r, h, b, [y.cols() as u32, 1], scale, y)
+    up(r, h, b, [y.cols() as u32, 1], scale, y, true)
 }
 
-/// Records `dx += dh Aᵀ`: `dh` (T, rank), `a` (in, rank), `dx` (T, in).
-pub fn lora_backward_x(r: &mut Recorder, dh: &Tensor, a: Param<'_>, dx: &Tensor) -> Result<()> {
-    up(r, dh, a, [1, dh.cols() as u32], 1.0, dx)
+/// Records `dx = dh Aᵀ`, or `dx += …` with `accumulate`: `dh` (T, rank), `a` (in, rank), `dx` (T, in).
+pub fn lora_backward_x(
+    r: &mut Recorder,
+    dh: &Tensor,
+    a: Param<'_>,
+    dx: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    up(r, dh, a, [1, dh.cols() as u32], 1.0, dx, accumulate)
 }
 
 fn up(
@@ -123,8 +129,10 @@ fn up(
     strides: [u32; 2],
     scale: f32,
     y: &Tensor,
+    accumulate: bool,
 ) -> Result<()> {
-    let params = product_params(y, h.cols(), m, strides, scale);
+    let accumulate = accumulate.into();
+    let params = ProductParams { accumulate, ..product_params(y, h.cols(), m, strides, scale) };
     let bindings = [h.binding(), m.buffer.into(), y.binding()];
     let grid = [Extent::cover(y.cols(), UP_OUTS), y.per_token(TOKENS), ONE];
     r.dispatch(&UP, &[], &params, &bindings, grid)
@@ -145,7 +153,7 @@ fn product_params(
         offset: m.offset,
         strides,
         scale,
-        pad: 0,
+        accumulate: 0,
     }
 }
 
@@ -226,13 +234,15 @@ pub async fn parity(
     let into = |offset| Param { buffer: &gradients_gpu, offset };
     let (x_gpu, dy_gpu) = (Tensor::from(context, ins, &x)?, Tensor::from(context, outs, &dy)?);
     let (y_gpu, dx_gpu) = (Tensor::from(context, outs, &y)?, Tensor::from(context, ins, &dx)?);
+    let fresh_gpu = Tensor::from(context, ins, &x)?;
     let (h_gpu, dh_gpu) =
         (Tensor::new(context, tokens, rank)?, Tensor::new(context, tokens, rank)?);
     check::run(context, tokens, |r| {
         lora_down(r, &x_gpu, param(a_at), rank, &h_gpu)?;
         lora_up_add(r, &h_gpu, param(b_at), SCALE, &y_gpu)?;
         lora_up_backward(r, &dy_gpu, param(b_at), SCALE, &dh_gpu)?;
-        lora_backward_x(r, &dh_gpu, param(a_at), &dx_gpu)?;
+        lora_backward_x(r, &dh_gpu, param(a_at), &dx_gpu, true)?;
+        lora_backward_x(r, &dh_gpu, param(a_at), &fresh_gpu, false)?;
         lora_backward_a(r, &x_gpu, &dh_gpu, into(a_at))?;
         lora_backward_b(r, &h_gpu, &dy_gpu, SCALE, into(b_at))
     })?;
@@ -255,6 +265,11 @@ pub async fn parity(
             "lora_up of dX",
             dx_gpu.buffer(),
             sum(&dx, reference(&dh, &transposed(&a, rank), rank, 1.0)),
+        ),
+        (
+            "lora_up, without a sum",
+            fresh_gpu.buffer(),
+            reference(&dh, &transposed(&a, rank), rank, 1.0),
         ),
         ("lora_gradient", &gradients_gpu, expected_gradients),
     ] {

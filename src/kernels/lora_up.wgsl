@@ -1,4 +1,4 @@
-// y[t, o] += scale · Σ_j h[t, j] · M[j, o] for a flat, wide M (rank, n): a thread does four tokens by
+// y[t, o] (+)= scale · Σ_j h[t, j] · M[j, o] for a flat, wide M (rank, n): a thread does four tokens by
 // four outputs, so that each load serves four products. M = B for `(x A) B`; with other strides
 // M = Aᵀ for `dH Aᵀ`.
 struct Params {
@@ -10,6 +10,7 @@ struct Params {
     stride_j: u32,
     stride_o: u32,
     scale: f32,
+    accumulate: u32,
 }
 
 @group(0) @binding(1) var<uniform> params: Params;
@@ -27,7 +28,8 @@ fn store(token: u32, outs: vec4<u32>, sums: vec4<f32>) {
     }
     for (var i = 0u; i < OUTS; i += 1u) {
         if outs[i] < params.n {
-            y[(params.y_row + token) * params.n + outs[i]] += params.scale * sums[i];
+            let at = (params.y_row + token) * params.n + outs[i];
+            y[at] = select(0.0, y[at], params.accumulate != 0u) + params.scale * sums[i];
         }
     }
 }

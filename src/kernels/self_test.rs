@@ -13,9 +13,9 @@ use super::muon::Muon;
 use super::sgd::Sgd;
 use super::weight::Format;
 use super::{
-    adafactor, adam, add, append, attention, attention_step, check, embedding, embedding_gradient,
-    gate, last_row, lora, matmul, matmul_transposed, matvec, muon, rms_norm, rope, sample, sgd,
-    silu_mul, vector_gradient, weight_gradient,
+    adafactor, adam, add, append, attention, attention_step, check, dropout, embedding,
+    embedding_gradient, fuse, gate, last_row, lora, matmul, matmul_transposed, matvec, muon,
+    rms_norm, rope, sample, sgd, silu_mul, vector_gradient, weight_gradient,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -179,6 +179,13 @@ pub fn thorough() -> Vec<Check> {
             let shapes = [(1, (1, 1)), (3, (9, 45)), (33, (65, 100)), (70, (40, 576))];
             each(shapes, async |(tokens, shape)| weight_gradient::parity(c, tokens, shape).await)
                 .await
+        }),
+        Check::new("fuse", async |c| {
+            let shapes = [((1, 1), 1), ((9, 45), 3), ((65, 100), 8)];
+            each(shapes, async |(shape, rank)| fuse::parity(c, shape, rank).await).await
+        }),
+        Check::new("dropout", async move |c| {
+            each(rows, async |(tokens, cols)| dropout::parity(c, tokens, cols, 0.3).await).await
         }),
         Check::new("vector_gradient", async move |c| {
             each(rows, async |(tokens, cols)| vector_gradient::parity(c, tokens, cols).await).await

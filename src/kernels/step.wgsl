@@ -6,6 +6,7 @@ struct Step {
     first_moment_scale: f32,
     second_moment_scale: f32,
     update: u32,
+    seed: u32,
 }
 
 @group(0) @binding(0) var<uniform> step: Step;

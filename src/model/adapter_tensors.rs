@@ -1,6 +1,6 @@
 //! An adapter in plain memory: as files hold it, before and after the GPU.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use super::{Adapter, ModelConfig, Target};
@@ -58,6 +58,38 @@ impl AdapterTensors {
             }
         }
         Ok(Self::new(updates))
+    }
+
+    /// The sum of adapters, each times its weight: their updates side by side, which is exact. The
+    /// rank of a layer is the sum of theirs.
+    ///
+    /// # Errors
+    /// No adapter; a weight that is not finite; beside others or with another weight than 1, an adapter
+    /// of DoRA's or with whole weights, whose changes don't add up.
+    pub fn blend(parts: &[(&str, &Self, f32)]) -> Result<Self> {
+        if let [(_, alone, 1.0)] = parts {
+            return Ok((*alone).clone());
+        }
+        let mut updates = BTreeMap::<_, Vec<_>>::new();
+        for (name, adapter, weight) in parts {
+            let wrong = |problem: &str| Err(Error::format(*name, problem.to_owned()));
+            if !weight.is_finite() {
+                return wrong(&format!("its weight is {weight}; it must be finite"));
+            }
+            if !adapter.weights().is_empty() {
+                return wrong("brings whole weights, which can't be blended; use it alone");
+            }
+            for (layer, target, lora) in adapter.iter() {
+                if lora.magnitude.is_some() {
+                    return wrong("is a DoRA adapter, which can't be blended; use it alone");
+                }
+                updates.entry((layer, target)).or_default().push((lora, *weight));
+            }
+        }
+        if updates.is_empty() {
+            return Err(Error::invalid("there are no adapters to blend"));
+        }
+        Ok(Self::new(updates.into_iter().map(|(key, parts)| (key, side_by_side(&parts)))))
     }
 
     /// Whether it is an adapter of a model of `config`; `name` is the adapter in errors.
@@ -136,6 +168,21 @@ impl AdapterTensors {
     }
 }
 
+/// The sum of updates of one layer.
+fn side_by_side(parts: &[(&Lora<Vec<f32>>, f32)]) -> Lora<Vec<f32>> {
+    let rank = parts.iter().map(|(lora, _)| lora.rank).sum();
+    let ins = parts.first().map_or(0, |(lora, _)| lora.a.len() / lora.rank.max(1));
+    let row = |i: usize| {
+        parts.iter().flat_map(move |(lora, _)| &lora.a[i * lora.rank..(i + 1) * lora.rank])
+    };
+    let b = parts.iter().flat_map(|(lora, weight)| {
+        let factor = lora.scale * weight;
+        lora.b.iter().map(move |b| b * factor)
+    });
+    let a = (0..ins).flat_map(row).copied().collect();
+    Lora { a, b: b.collect(), rank, scale: 1.0, magnitude: None }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -180,6 +227,42 @@ mod tests {
         assert_eq!(one, init(0..2, &[Target::Down, Target::Q, Target::Q], 3, 2.0).unwrap());
         let other = AdapterTensors::init(&config(), 0..2, &[Target::Q, Target::Down], 3, 2.0, 8);
         assert_ne!(one, other.unwrap());
+    }
+
+    #[test]
+    fn a_blend_is_the_weighted_sum() {
+        let lora = |seed: f32, rank: usize| Lora {
+            a: (0..2 * rank).map(|i| seed + i as f32).collect(),
+            b: (0..3 * rank).map(|i| seed - i as f32).collect(),
+            rank,
+            scale: seed,
+            magnitude: None,
+        };
+        let (one, two) = (lora(0.5, 1), lora(2.0, 2));
+        let q = (0, Target::Q);
+        let a = AdapterTensors::new([(q, one.clone()), ((1, Target::Up), one.clone())]);
+        let b = AdapterTensors::new([(q, two.clone())]);
+        let blended = AdapterTensors::blend(&[("a", &a, 0.7), ("b", &b, -0.3)]).unwrap();
+        let delta = |lora: &Lora<Vec<f32>>, i: usize, o: usize| -> f32 {
+            let product = |r: usize| lora.a[i * lora.rank + r] * lora.b[r * 3 + o];
+            lora.scale * (0..lora.rank).map(product).sum::<f32>()
+        };
+        let found = blended.get(0, Target::Q).unwrap();
+        assert_eq!((found.rank, blended.iter().count()), (3, 2));
+        for (i, o) in [(0, 0), (0, 2), (1, 1)] {
+            let expected = 0.7 * delta(&one, i, o) - 0.3 * delta(&two, i, o);
+            assert!((delta(found, i, o) - expected).abs() < 1e-4, "{i}, {o}");
+        }
+        assert_eq!(AdapterTensors::blend(&[("a", &a, 1.0)]).unwrap(), a);
+        let dora = AdapterTensors::new([(q, Lora { magnitude: Some(vec![1.0; 3]), ..one })]);
+        for (parts, expected) in [
+            (&[("a", &a, f32::NAN)][..], "a: its weight is NaN"),
+            (&[("a", &a, 1.0), ("d", &dora, 1.0)], "d: is a DoRA adapter"),
+            (&[], "no adapters to blend"),
+        ] {
+            let error = AdapterTensors::blend(parts).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

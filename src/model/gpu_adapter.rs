@@ -1,9 +1,12 @@
 //! An adapter on the GPU, all of its parameters in one buffer.
 
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights, ModelConfig, Target};
-use crate::gpu::{Buffer, Context};
+use crate::gpu::{Buffer, Context, Recorder, Step};
+use crate::kernels::fuse::{Update, fuse};
+use crate::kernels::lora::Param;
 use crate::kernels::optimizer::Place;
 use crate::ops::{Lora, Parameter};
 use crate::{Error, Result};
@@ -25,31 +28,52 @@ impl GpuAdapter {
     /// Copies `tensors` to the device of `context`, with the weights that they bring along for a
     /// copy of `llama`. They have to be [`AdapterTensors::check`]ed for that model.
     ///
-    /// # Errors
-    /// A DoRA adapter; more parameters than a buffer of the device holds.
-    pub fn load(context: &Context, llama: &GpuLlama, tensors: &AdapterTensors) -> Result<Self> {
-        let weights = match tensors.weights() {
-            none if none.is_empty() => None,
-            weights => Some(GpuWeights::replaced(context, llama, weights)?),
-        };
-        Ok(Self { weights, ..Self::upload_updates(context, tensors)? })
-    }
-
-    /// Copies an adapter of updates alone to the device of `context`; see [`Self::load`].
+    /// A DoRA update is put into the weights of its layer, which then are a copy in f32: it has no
+    /// parameters on the device any more.
     ///
     /// # Errors
-    /// As [`Self::load`]; weights among `tensors`, which need the model.
-    pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
-        match tensors.weights().is_empty() {
-            true => Self::upload_updates(context, tensors),
-            false => Err(Error::invalid("the adapter brings weights; load it with its model")),
+    /// More parameters than a buffer of the device holds; too little memory.
+    pub fn load(context: &Context, llama: &GpuLlama, tensors: &AdapterTensors) -> Result<Self> {
+        let is_dora = |lora: &Lora<Vec<f32>>| lora.magnitude.is_some();
+        let name = |layer, target: Target| format!("model.layers.{layer}.{}.weight", target.path());
+        let dora = || tensors.iter().filter(|(_, _, lora)| is_dora(lora));
+        let fused: BTreeSet<String> =
+            dora().map(|(layer, target, _)| name(layer, target)).collect();
+        let plain = tensors.iter().filter(|(_, _, lora)| !is_dora(lora));
+        let plain = plain.map(|(layer, target, lora)| ((layer, target), lora.clone()));
+        let adapter = Self::upload(context, &Adapter::new(plain))?;
+        if fused.is_empty() && tensors.weights().is_empty() {
+            return Ok(adapter);
         }
+        let weights = GpuWeights::replaced(context, llama, tensors.weights(), &fused)?;
+        let step = context.uniform("step", size_of::<Step>() as u64)?;
+        let mut recorder = Recorder::new(context, &step);
+        for (layer, target, lora) in dora() {
+            let magnitude = lora.magnitude.as_deref().unwrap_or_default();
+            let parameters = [&lora.a[..], &lora.b, magnitude].concat();
+            let buffer = context.storage_from("update", &parameters)?;
+            let update = Update {
+                a: Param { buffer: &buffer, offset: 0 },
+                b: lora.a.len() as u32,
+                magnitude: Some((lora.a.len() + lora.b.len()) as u32),
+                rank: lora.rank,
+                scale: lora.scale,
+            };
+            fuse(&mut recorder, update, &weights.llama.linear(layer, target).weight)?;
+        }
+        recorder.finish().submit(1, 1)?;
+        Ok(Self { weights: Some(weights), ..adapter })
     }
 
-    fn upload_updates(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
-        if tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+    /// Copies an adapter of LoRA updates alone to the device of `context`; see [`Self::load`].
+    ///
+    /// # Errors
+    /// As [`Self::load`]; weights or DoRA's updates among `tensors`, which need the model.
+    pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
+        let is_dora = tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some());
+        if is_dora || !tensors.weights().is_empty() {
             return Err(Error::invalid(
-                "it is a DoRA adapter, for which the wgpu engine has no kernels; use --engine burn",
+                "the adapter changes weights of the model; load it with its model",
             ));
         }
         let count: usize = tensors.iter().map(|(_, _, lora)| lora.a.len() + lora.b.len()).sum();

@@ -1,7 +1,7 @@
 //! Weights that take the place of a model's on the GPU: those that are trained themselves, and those
 //! that an adapter brings along.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use super::weights::{NamedWeight, Weight};
@@ -80,8 +80,8 @@ impl GpuWeights {
         Ok(Self { llama: Rc::new(llama), set })
     }
 
-    /// `llama` with `tensors` in the places of its own; [`check`](super::Adapter::check) has seen
-    /// that they fit.
+    /// `llama` with `tensors` in the places of its own, and copies of what else is in `copied`;
+    /// [`check`](super::Adapter::check) has seen that they fit.
     ///
     /// # Errors
     /// A tensor that the model does not have; too little memory.
@@ -89,8 +89,10 @@ impl GpuWeights {
         context: &Context,
         llama: &GpuLlama,
         tensors: &BTreeMap<String, NamedTensor>,
+        copied: &BTreeSet<String>,
     ) -> Result<Self> {
-        let new = Self::copied(context, llama, &|name| tensors.contains_key(name))?;
+        let chosen = |name: &str| tensors.contains_key(name) || copied.contains(name);
+        let new = Self::copied(context, llama, &chosen)?;
         let known = |name: &String| new.set.weights.iter().any(|(found, _)| found == name);
         if let Some(name) = tensors.keys().find(|name| !known(name)) {
             return Err(Error::invalid(format!("the model has no weight `{name}` to replace")));

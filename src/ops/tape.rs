@@ -14,10 +14,12 @@ use crate::gpu::{Buffer, Recording};
 use crate::kernels::add::add;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::attention_backward;
+use crate::kernels::dropout::{Dropout, dropout};
 use crate::kernels::embedding_gradient::embedding_gradient;
 use crate::kernels::kv::KvType;
 use crate::kernels::lora::{
-    Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_up_backward,
+    Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_down, lora_up_add,
+    lora_up_backward,
 };
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::rms_norm_backward::rms_norm_backward;
@@ -152,6 +154,8 @@ struct Mlp {
 pub struct Tape {
     ops: GpuOps,
     keeps_all: bool,
+    /// The probability of what an update gets of a layer's input to be 0.
+    dropout: f32,
     /// What is recorded now leaves no entries.
     paused: bool,
     /// The gradients of the adapter's parameters, laid out as the parameters are.
@@ -169,6 +173,7 @@ impl Tape {
         Self {
             ops,
             keeps_all: false,
+            dropout: 0.0,
             paused: false,
             parameter_gradients: parameter_gradients.clone(),
             weight_gradients: WeightGradients::default(),
@@ -176,6 +181,11 @@ impl Tape {
             gradients: HashMap::new(),
             ids: 0,
         }
+    }
+
+    /// Drops what updates get of their layers' inputs with the probability `p`, below 1.
+    pub fn dropping(self, p: f32) -> Self {
+        Self { dropout: p, ..self }
     }
 
     /// Keeps what is between the layers of an MLP too.
@@ -334,6 +344,40 @@ impl Tape {
         adapted.update.is_some() || self.weight_gradients.has_layer(adapted.layer)
     }
 
+    /// [`GpuOps::linear_into`], with an update that gets its input through dropout.
+    fn linear_into(
+        &mut self,
+        x: &Tensor,
+        layer: &Linear<Matrix, Buffer>,
+        lora: Option<&GpuLora>,
+        residual: Option<&Tensor>,
+        y: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let Some(lora) = lora.filter(|_| self.dropout > 0.0) else {
+            return self.ops.linear_into(x, layer, lora, residual, y);
+        };
+        self.ops.linear_into(x, layer, None, residual, y)?;
+        let dropped = self.dropped(x, lora)?;
+        let down = self.ops.tensor(lora.rank)?;
+        let r = &mut self.ops.recorder;
+        lora_down(r, &dropped, lora.a.param(), lora.rank, &down)?;
+        lora_up_add(r, &down, lora.b.param(), lora.scale, y)?;
+        Ok(Some(down))
+    }
+
+    /// What an update gets of the input of its layer, the same in a backward as before it.
+    fn dropped(&mut self, x: &Tensor, lora: &GpuLora) -> Result<Tensor> {
+        let dropped = self.ops.tensor(x.cols())?;
+        let kept = self.dropout_of(lora);
+        dropout(&mut self.ops.recorder, x, kept, &dropped, false)?;
+        Ok(dropped)
+    }
+
+    fn dropout_of(&self, lora: &GpuLora) -> Dropout {
+        // No two updates begin at one place.
+        Dropout { p: self.dropout, salt: lora.a.offset as u32 }
+    }
+
     /// The product of the normalised x with a layer, and what [`Entry::Normed`] keeps of it; `below`
     /// says whether the normalised x has a gradient.
     fn product_of(
@@ -344,7 +388,7 @@ impl Tape {
     ) -> Result<(Tracked, Product)> {
         let Adapted { layer, update } = adapted;
         let tensor = self.ops.tensor(layer.weight.rows())?;
-        let down = self.ops.linear_into(normed, layer, *update, None, &tensor)?;
+        let down = self.linear_into(normed, layer, *update, None, &tensor)?;
         let id = self.track(below || self.is_trained(adapted));
         let (layer, lora, y) = ((*layer).clone(), update.cloned(), self.ids);
         Ok((Tracked { tensor, id }, Product { layer, lora, down, y }))
@@ -397,9 +441,19 @@ impl Tape {
         let r = &mut self.ops.recorder;
         lora_up_backward(r, dy, lora.b.param(), lora.scale, &d_down)?;
         lora_backward_b(r, down, dy, lora.scale, at(&lora.b))?;
+        if self.dropout > 0.0 {
+            let dropped = self.dropped(&x.tensor, lora)?;
+            lora_backward_a(&mut self.ops.recorder, &dropped, &d_down, at(&lora.a))?;
+            let Some((dx, _)) = &dx else { return Ok(()) };
+            let (kept, r) = (self.dropout_of(lora), &mut self.ops.recorder);
+            // In the place of the input, which nobody needs any more.
+            lora_backward_x(r, &d_down, lora.a.param(), &dropped, false)?;
+            return dropout(r, &dropped, kept, dx, true);
+        }
+        let r = &mut self.ops.recorder;
         lora_backward_a(r, &x.tensor, &d_down, at(&lora.a))?;
         if let Some((dx, _)) = &dx {
-            lora_backward_x(r, &d_down, lora.a.param(), dx)?;
+            lora_backward_x(r, &d_down, lora.a.param(), dx, true)?;
         }
         Ok(())
     }
@@ -456,7 +510,7 @@ impl Ops for Tape {
         residual: Option<&Tracked>,
     ) -> Result<Tracked> {
         let y = self.ops.tensor(layer.weight.rows())?;
-        let down = self.ops.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
+        let down = self.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
         let trained = self.is_trained(&Adapted { layer, update: lora });
         let below = x.id.is_some() || residual.is_some_and(|r| r.id.is_some());
         let id = self.track(trained || below);
@@ -562,7 +616,7 @@ impl Ops for Tape {
         self.paused = false;
         let y = self.ops.tensor(down.layer.weight.rows())?;
         let (gated, residual) = (gated?.tensor, Some(&x.tensor));
-        let h = self.ops.linear_into(&gated, down.layer, down.update, residual, &y)?;
+        let h = self.linear_into(&gated, down.layer, down.update, residual, &y)?;
         let id = self.track(true);
         if let Some(id) = id {
             let layers = [gate, up, down].map(|l| (l.layer.clone(), l.update.cloned()));

@@ -87,6 +87,9 @@ impl<A: AdapterKind> BurnLearner<A> {
         if config.adapter_type == AdapterType::Full {
             return needs("full fine-tuning");
         }
+        if config.dropout > 0.0 {
+            return needs("dropout");
+        }
         match config.modules_to_save.is_empty() {
             true => Ok(()),
             false => needs("modules-to-save"),
@@ -157,7 +160,7 @@ impl<A: AdapterKind> BurnLearner<A> {
         let mut parts = Vec::new();
         for (rows, targets) in self.chunks(batch) {
             let leaf = x.clone().slice(rows).autodiff().require_grad();
-            let part = self.head_loss(ops, &leaf, targets)?;
+            let part = self.head_losses(ops, &leaf, targets)?.sum();
             let gradients = part.backward();
             loss = loss + part.inner();
             parts.push(leaf.grad(&gradients).unwrap_or_else(|| leaf.inner().zeros_like()));
@@ -165,13 +168,13 @@ impl<A: AdapterKind> BurnLearner<A> {
         Ok((loss, Tensor::cat(parts, 0)))
     }
 
-    /// The weighted cross-entropy of some rows' predictions, added up.
-    fn head_loss(
+    /// The weighted cross-entropies of some rows' predictions (rows, 1).
+    fn head_losses(
         &self,
         ops: &mut BurnOps<'_>,
         x: &Tensor<2>,
         targets: &[Target],
-    ) -> Result<Tensor<1>> {
+    ) -> Result<Tensor<2>> {
         let device = self.model.device.burn();
         let logits = self.model.llama.logits(ops, x)?;
         let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();
@@ -179,7 +182,7 @@ impl<A: AdapterKind> BurnLearner<A> {
         let sides = [targets.len(), 1];
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, sides), device);
         let weights = Tensor::<2>::from_data(TensorData::new(weights, sides), device);
-        Ok((log_softmax(logits, 1).gather(1, ids) * weights).sum())
+        Ok(log_softmax(logits, 1).gather(1, ids) * weights)
     }
 
     /// The rows whose logits are made at once, and their targets.
@@ -310,12 +313,29 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
             }
         }
         self.history.truncate(step.slot);
-        self.history.push([read(loss).await?[0], self.gradient_norm]);
+        let loss = match step.loss {
+            Some(loss) => loss,
+            None => read(loss).await?[0],
+        };
+        self.history.push([loss, self.gradient_norm]);
         Ok(())
     }
 
     async fn history(&self, count: usize) -> Result<Vec<[f32; 2]>> {
         Ok(self.history.iter().copied().take(count).collect())
+    }
+
+    async fn token_losses(&mut self, batch: &Batch, trained: bool) -> Result<Vec<f32>> {
+        let plain = trained.then(|| self.plain());
+        let packed = self.pack(batch)?;
+        let mut ops = BurnOps::new(&packed);
+        let hidden = self.model.llama.hidden(&mut ops, plain.as_ref())?;
+        let mut losses = Vec::new();
+        for (rows, targets) in self.chunks(batch) {
+            let part = self.head_losses(&mut ops, &hidden.clone().slice(rows), targets)?;
+            losses.extend(read(part.reshape([-1])).await?);
+        }
+        Ok(losses)
     }
 
     async fn loss(&mut self, batches: Vec<Batch>) -> Result<f32> {
@@ -326,7 +346,7 @@ impl<A: AdapterKind> Learner for BurnLearner<A> {
             let mut ops = BurnOps::new(&packed);
             let hidden = self.model.llama.hidden(&mut ops, Some(&plain))?;
             for (rows, targets) in self.chunks(&batch) {
-                let part = self.head_loss(&mut ops, &hidden.clone().slice(rows), targets)?;
+                let part = self.head_losses(&mut ops, &hidden.clone().slice(rows), targets)?.sum();
                 sum += f64::from(read(part).await?[0]);
             }
         }

@@ -46,6 +46,17 @@ impl Optimizer {
     }
 }
 
+/// What a run learns from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainMode {
+    /// Supervised fine-tuning: texts and answers.
+    #[default]
+    Sft,
+    /// Direct preference optimisation (Rafailov et al., 2023): pairs of a chosen and a rejected answer.
+    Dpo,
+}
+
 /// What an adapter adds to a linear layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -69,6 +80,12 @@ pub enum AdapterType {
 pub struct TrainConfig {
     /// Whose rules for data order, targets and weighting.
     pub semantics: Semantics,
+    /// What it learns from.
+    #[serde(default)]
+    pub train_mode: TrainMode,
+    /// How far DPO lets the model move from what it was: the larger, the less.
+    #[serde(default = "beta")]
+    pub beta: f32,
     /// What is trained.
     #[serde(default)]
     pub adapter_type: AdapterType,
@@ -76,6 +93,9 @@ pub struct TrainConfig {
     pub rank: usize,
     /// Multiplies the update, used as it is (PEFT's `lora_alpha / r`).
     pub scale: f32,
+    /// The probability of what an update gets of its layer's input to be 0 in training.
+    #[serde(default)]
+    pub dropout: f32,
     /// Blocks that are adapted, counted from the last; −1 is all.
     pub num_layers: i64,
     /// Linear layers that are adapted, by their paths in a block.
@@ -145,9 +165,12 @@ impl Default for TrainConfig {
     fn default() -> Self {
         Self {
             semantics: Semantics::Engram,
+            train_mode: TrainMode::Sft,
+            beta: beta(),
             adapter_type: AdapterType::Lora,
             rank: 8,
             scale: 20.0,
+            dropout: 0.0,
             num_layers: 16,
             keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
             modules_to_save: Vec::new(),
@@ -202,6 +225,7 @@ impl TrainConfig {
             ("weight-decay", self.weight_decay),
             ("max-grad-norm", self.max_grad_norm.unwrap_or(1.0)),
             ("eps", self.eps),
+            ("beta", self.beta),
             ("momentum", self.momentum.unwrap_or(0.0)),
         ];
         if let Some((name, value)) = finite.iter().find(|(_, v)| !v.is_finite() || *v < 0.0) {
@@ -210,12 +234,29 @@ impl TrainConfig {
         if self.optimizer == Optimizer::Adam && self.weight_decay != 0.0 {
             return Err(Error::invalid("adam has no weight decay; use --optimizer adamw"));
         }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::invalid(format!(
+                "dropout is {}; it is from 0 to below 1",
+                self.dropout
+            )));
+        }
         if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
             return Err(Error::invalid(format!("a beta is {beta}; it is from 0 to below 1")));
         }
         self.check_of_others()?;
         if let Some(schedule) = &self.lr_schedule {
             schedule.check()?;
+        }
+        if self.train_mode == TrainMode::Dpo {
+            if self.mask_prompt || self.assistant_only_loss {
+                return Err(Error::invalid(
+                    "dpo counts the last messages alone; leave out mask-prompt and \
+                     assistant-only-loss",
+                ));
+            }
+            if self.semantics == Semantics::Mlx {
+                return Err(Error::invalid("MLX-LM has no dpo; leave out semantics mlx"));
+            }
         }
         if self.mask_prompt && self.assistant_only_loss {
             return Err(Error::invalid(
@@ -348,6 +389,9 @@ impl TrainConfig {
 
     /// What of an example carries loss.
     pub fn loss_on(&self) -> LossOn {
+        if self.train_mode == TrainMode::Dpo {
+            return LossOn::Preference;
+        }
         match (self.mask_prompt, self.assistant_only_loss) {
             (true, _) => LossOn::LastMessage,
             (_, true) => LossOn::Assistant,
@@ -403,6 +447,10 @@ impl TrainConfig {
         let scheduled = self.lr_schedule.as_ref().map(|schedule| schedule.rate(update, course));
         scheduled.map_or(self.learning_rate, |rate| rate as f32)
     }
+}
+
+fn beta() -> f32 {
+    0.1
 }
 
 fn betas() -> [f64; 2] {

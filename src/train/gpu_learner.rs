@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::config::{AdapterType, TrainConfig};
 use super::learner::{Learner, LearnerState, TrainStep};
-use super::recording::{LossRecording, StepBuffers, StepRecording};
+use super::recording::{LossRecording, StepBuffers, StepOptions, StepRecording};
 use super::trainer::Room;
 use crate::data::batch::Batch;
 use crate::gpu::{Buffer, Context, Recorder, Recording, Step};
@@ -30,6 +30,9 @@ pub struct GpuLearner {
     step: StepRecording,
     update: Recording,
     validation: LossRecording,
+    /// The model as it was, and the loss of it once that was asked for.
+    base: Rc<GpuLlama>,
+    reference: Option<LossRecording>,
     updates: usize,
 }
 
@@ -50,9 +53,12 @@ impl GpuLearner {
                 "the wgpu engine trains the adapter types lora, rslora and full; use --engine burn",
             ));
         }
-        let layers = config.layers(&model.config)?;
+        if adapter.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+            return Err(Error::invalid("training a DoRA adapter needs --engine burn"));
+        }
+        let (layers, base) = (config.layers(&model.config)?, model.clone());
         let mut adapter = GpuAdapter::load(context, model, adapter)?;
-        let base = match &adapter.weights {
+        let brought = match &adapter.weights {
             None => model,
             Some(brought) => {
                 let trains = |name: &str| config.trains_weight(&layers, name);
@@ -66,7 +72,7 @@ impl GpuLearner {
             }
         };
         let weights =
-            GpuWeights::copied(context, base, &|name| config.trains_weight(&layers, name))?;
+            GpuWeights::copied(context, brought, &|name| config.trains_weight(&layers, name))?;
         let (model, count) = (weights.llama.clone(), weights.set.count());
         let gradients = weights.set.gradients(context)?;
         let onto = weights.set.onto(&gradients);
@@ -102,7 +108,7 @@ impl GpuLearner {
             &adapter.adapter,
             (&gradients.parameters, &onto),
             &buffers,
-            config.grad_checkpoint,
+            StepOptions { grad_checkpoint: config.grad_checkpoint, dropout: config.dropout },
         )?;
         let validation = LossRecording::new(context, &model, Some(&adapter.adapter), &buffers)?;
         let mut update = Recorder::new(context, &buffers.step);
@@ -120,6 +126,8 @@ impl GpuLearner {
             step,
             update: update.finish(),
             validation,
+            base,
+            reference: None,
             updates: 0,
         })
     }
@@ -162,6 +170,7 @@ impl Learner for GpuLearner {
             first_moment_scale: moment_scale(adam.beta1),
             second_moment_scale: moment_scale(adam.beta2),
             update: train.updates as u32,
+            seed: (self.config.seed as u32).wrapping_add(train.iteration as u32),
             ..Default::default()
         };
         self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
@@ -182,6 +191,9 @@ impl Learner for GpuLearner {
         encoder.copy_buffer_to_buffer(loss, 0, &self.history, slot, Some(4));
         encoder.copy_buffer_to_buffer(clip, 4, &self.history, slot + 4, Some(4));
         self.context.submit(encoder);
+        if let Some(loss) = train.loss {
+            self.context.write(&self.history, slot, &loss.to_le_bytes());
+        }
         self.updates = train.updates;
         self.context.check()?;
         if self.context.adapter().is_software {
@@ -193,6 +205,24 @@ impl Learner for GpuLearner {
 
     async fn history(&self, count: usize) -> Result<Vec<[f32; 2]>> {
         self.context.read(&self.history, 0, count).await
+    }
+
+    async fn token_losses(&mut self, batch: &Batch, trained: bool) -> Result<Vec<f32>> {
+        let step = Step { tokens: batch.tokens.len() as u32, ..Default::default() };
+        self.buffers.write(&self.context, &batch.tokens, &batch.targets, &step);
+        let recording = match trained {
+            true => &self.validation,
+            false => {
+                if self.reference.is_none() {
+                    let reference =
+                        LossRecording::new(&self.context, &self.base, None, &self.buffers)?;
+                    self.reference = Some(reference);
+                }
+                self.reference.as_ref().unwrap_or(&self.validation)
+            }
+        };
+        recording.recording().submit(step.tokens, 1)?;
+        self.context.read(self.buffers.token_losses(), 0, batch.tokens.len()).await
     }
 
     async fn loss(&mut self, batches: Vec<Batch>) -> Result<f32> {

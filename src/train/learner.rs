@@ -25,6 +25,10 @@ pub trait Learner {
     /// Loss and gradient norm of the first `count` batches that [`Self::train`] noted.
     async fn history(&self, count: usize) -> Result<Vec<[f32; 2]>>;
 
+    /// The weighted loss of each token of `batch`, in its order: with what is trained, or of the model
+    /// as it is without.
+    async fn token_losses(&mut self, batch: &Batch, trained: bool) -> Result<Vec<f32>>;
+
     /// The weighted losses of `batches`, added up.
     async fn loss(&mut self, batches: Vec<Batch>) -> Result<f32>;
 
@@ -47,6 +51,8 @@ pub trait Learner {
 /// One call of [`Learner::train`].
 #[derive(Debug, Clone, Copy)]
 pub struct TrainStep {
+    /// The iteration, counted from 1.
+    pub iteration: usize,
     /// Which place of the history gets its loss.
     pub slot: usize,
     /// Whether the gradients begin anew.
@@ -59,6 +65,8 @@ pub struct TrainStep {
     pub gradient_scale: f32,
     /// Updates done when this one is.
     pub updates: usize,
+    /// What is noted as the batch's loss, in the place of its weighted losses, added up.
+    pub loss: Option<f32>,
 }
 
 /// A learner between two batches.

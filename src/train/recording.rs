@@ -56,6 +56,11 @@ impl StepBuffers {
         })
     }
 
+    /// Each token's weighted loss after a replay, f32 (capacity).
+    pub fn token_losses(&self) -> &Buffer {
+        &self.losses
+    }
+
     /// Puts a batch in place.
     pub fn write(&self, context: &Context, tokens: &[Token], targets: &[Target], step: &Step) {
         context.write(&self.tokens, 0, bytemuck::cast_slice(tokens));
@@ -125,6 +130,15 @@ impl LossRecording {
     }
 }
 
+/// How a step is computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct StepOptions {
+    /// Keeps only each block's input and computes the rest again in the backward.
+    pub grad_checkpoint: bool,
+    /// The probability of what an update gets of its layer's input to be 0.
+    pub dropout: f32,
+}
+
 /// Replays loss and gradients of a batch.
 #[derive(Debug)]
 pub struct StepRecording(Recording);
@@ -138,10 +152,10 @@ impl StepRecording {
         adapter: &Adapter<GpuLora>,
         (gradients, weight_gradients): (&Buffer, &WeightGradients),
         buffers: &StepBuffers,
-        grad_checkpoint: bool,
+        StepOptions { grad_checkpoint, dropout }: StepOptions,
     ) -> Result<Self> {
-        let mut tape =
-            Tape::new(buffers.ops(context), gradients).training(weight_gradients.clone());
+        let tape = Tape::new(buffers.ops(context), gradients).training(weight_gradients.clone());
+        let mut tape = tape.dropping(dropout);
         if grad_checkpoint {
             // A block's at a time, from its input.
             tape = tape.keep_all();

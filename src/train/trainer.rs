@@ -4,8 +4,10 @@ use std::rc::Rc;
 
 use super::checkpoint::Checkpoint;
 use super::config::TrainConfig;
+use super::config::TrainMode;
 use super::gpu_learner::GpuLearner;
 use super::learner::{Learner, LearnerState, TrainStep};
+use super::preference::{Preference, weigh};
 use crate::data::batch::{Batch, BatchSet, Semantics};
 use crate::data::source::{BatchSource, SourceState};
 use crate::gpu::Context;
@@ -109,16 +111,20 @@ pub struct Trainer<L = GpuLearner> {
     /// The last iteration whose validation was done.
     validated: usize,
     interval: Interval,
+    /// Of the last interval that was reported.
+    preference: Option<Preference>,
     trained_tokens: usize,
 }
 
 /// What the host knows of the iterations since the last report.
 #[derive(Debug, Default)]
 struct Interval {
-    /// Tokens with a loss in each of its iterations.
+    /// Tokens with a loss in each of its iterations; pairs, where those are what counts.
     trained: Vec<usize>,
-    /// Tokens with a loss in the batches of the next update.
+    /// The same in the batches of the next update.
     accumulated: usize,
+    /// How its pairs were told apart; none since a resume.
+    preference: Option<Preference>,
 }
 
 impl Trainer {
@@ -196,6 +202,7 @@ impl<L: Learner> Trainer<L> {
             pending: None,
             validated: 0,
             interval: Interval::default(),
+            preference: None,
             trained_tokens: 0,
         })
     }
@@ -233,7 +240,8 @@ impl<L: Learner> Trainer<L> {
             best: checkpoint.best,
             pending: None,
             validated: checkpoint.iteration,
-            interval: Interval { trained, accumulated: checkpoint.accumulated },
+            interval: Interval { trained, accumulated: checkpoint.accumulated, preference: None },
+            preference: None,
             trained_tokens: checkpoint.trained_tokens,
         })
     }
@@ -248,9 +256,19 @@ impl<L: Learner> Trainer<L> {
         self.iteration
     }
 
+    /// Whether there is something to validate it on.
+    pub fn is_validated(&self) -> bool {
+        self.valid.is_some() && self.config.val_batches != 0
+    }
+
     /// The step size of the last update, or before one, of the first.
     pub fn learning_rate(&self) -> f32 {
         self.config.rate(self.updates.saturating_sub(1))
+    }
+
+    /// How the pairs of the last reported interval were told apart, where pairs are trained on.
+    pub fn preference(&self) -> Option<Preference> {
+        self.preference
     }
 
     /// What computes it.
@@ -310,11 +328,20 @@ impl<L: Learner> Trainer<L> {
     async fn train_on(&mut self, mut batch: Batch, iteration: usize) -> Result<()> {
         let accumulation = self.config.grad_accumulation_steps;
         let last = iteration.is_multiple_of(accumulation);
-        self.interval.accumulated += batch.trained;
+        let trained = batch.trained;
+        let preference = match self.config.train_mode {
+            TrainMode::Sft => None,
+            TrainMode::Dpo => Some(self.prefer(&mut batch).await?),
+        };
+        // What a batch weighs.
+        let counted = preference.map_or(trained, |preference| preference.pairs);
+        self.interval.accumulated += counted;
         let gradient_scale = match self.config.semantics {
             // Every token of an update counts alike.
             Semantics::Engram => {
-                batch.set_total(1);
+                if preference.is_none() {
+                    batch.set_total(1);
+                }
                 1.0 / self.interval.accumulated as f32
             }
             // Every batch of an update counts alike.
@@ -326,21 +353,36 @@ impl<L: Learner> Trainer<L> {
             self.interval.accumulated = 0;
         }
         let step = TrainStep {
+            iteration,
             slot: self.interval.trained.len(),
             first: (iteration - 1).is_multiple_of(accumulation),
             last,
             learning_rate,
             gradient_scale,
             updates: self.updates,
+            loss: preference.map(|preference| preference.loss as f32),
         };
-        self.interval.trained.push(batch.trained);
-        self.trained_tokens += batch.trained;
+        self.interval.trained.push(counted);
+        self.trained_tokens += trained;
+        if let Some(preference) = preference {
+            let before = self.interval.preference.unwrap_or_default();
+            self.interval.preference = Some(before.and(preference));
+        }
         self.learner.train(&batch, &step).await
+    }
+
+    /// Weighs a batch of pairs by how they are told apart now.
+    async fn prefer(&mut self, batch: &mut Batch) -> Result<Preference> {
+        batch.set_total(1);
+        let losses = self.learner.token_losses(batch, true).await?;
+        let reference = self.learner.token_losses(batch, false).await?;
+        weigh(batch, &losses, &reference, self.config.beta)
     }
 
     /// Reads the interval's losses: their mean, and the last gradient norm.
     async fn report(&mut self, iteration: usize) -> Result<(f32, f32)> {
         let trained = std::mem::take(&mut self.interval.trained);
+        self.preference = self.interval.preference.take();
         let history = self.learner.history(trained.len()).await?;
         let before = iteration - trained.len();
         for (i, [loss, norm]) in (1..).zip(&history) {
@@ -379,12 +421,19 @@ impl<L: Learner> Trainer<L> {
         };
         let mut trained = 0;
         let mut batches: Vec<Batch> = self.source.validation(valid, limit).collect();
-        for batch in &mut batches {
-            batch.set_total(1);
-            trained += batch.trained;
-        }
-        let sum = self.learner.loss(batches).await?;
-        let loss = sum / trained.max(1) as f32;
+        let loss = if self.config.train_mode == TrainMode::Dpo {
+            let mut all = Preference::default();
+            for batch in &mut batches {
+                all = all.and(self.prefer(batch).await?);
+            }
+            (all.loss / all.pairs.max(1) as f64) as f32
+        } else {
+            for batch in &mut batches {
+                batch.set_total(1);
+                trained += batch.trained;
+            }
+            self.learner.loss(batches).await? / trained.max(1) as f32
+        };
         if !loss.is_finite() {
             let tensor = "the validation loss".to_owned();
             return Err(Error::NotFinite { iteration, tensor });

@@ -262,6 +262,26 @@ impl WasmEngine {
         Ok(self.add_adapter(name, tensors)?)
     }
 
+    /// Adds up loaded adapters, each times its weight, as one more under `name`.
+    #[wasm_bindgen(js_name = blendAdapters)]
+    pub fn blend_adapters(&self, name: String, weights: JsValue) -> Result<JsValue, JsValue> {
+        let weights: BTreeMap<String, f32> = from_js("weights", weights)?;
+        let blend = {
+            let mut parts = Vec::new();
+            for (part, weight) in &weights {
+                self.adapter(Some(part))?;
+                parts.push((part.as_str(), *weight));
+            }
+            let loaded = self.loaded.borrow();
+            let parts: Vec<_> = parts
+                .into_iter()
+                .map(|(part, weight)| (part, &loaded.adapters[part].tensors, weight))
+                .collect();
+            AdapterTensors::blend(&parts)?
+        };
+        Ok(self.add_adapter(name, blend)?)
+    }
+
     /// Forgets an adapter.
     #[wasm_bindgen(js_name = removeAdapter)]
     pub fn remove_adapter(&self, name: &str) -> Result<(), JsValue> {

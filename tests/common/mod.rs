@@ -55,6 +55,7 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_adapter_rslora/adapter_config.json",
     "tiny_adapter_rslora/adapter_model.safetensors",
     "tiny_adapter_types.safetensors",
+    "tiny_dpo.json",
     "tiny_forward.safetensors",
     "tiny_full_grads.safetensors",
     "tiny_full_steps.safetensors",

@@ -57,6 +57,41 @@ async fn adapted_logits_are_those_of_peft() {
 }
 
 /// Whichever layers of a block are adapted, in any weight format.
+/// On the GPU they are put into copies of the weights, whatever the base is stored in.
+#[async_test]
+async fn doras_logits_are_those_of_peft() {
+    let context = context().await;
+    for model in ["tiny", "tiny_odd"] {
+        let golden = Golden::open(&format!("{model}_adapter_types.safetensors"));
+        let any = AnyAdapter::Lora(adapter(&format!("{model}_adapter_dora")).await);
+        let llama = load(&context, &open_folder(model).await, Some(Quantize::F32)).await;
+        let base = on_gpu(&context, &llama);
+        let ids = golden.u32("sequence");
+        let loaded = base.load_adapter(model, &any).unwrap();
+        let mut forward = Forward::new(&base, Some(&loaded), ids.len()).unwrap();
+        forward.run(&ids).unwrap();
+        let mut logits = Vec::new();
+        for first in (0..ids.len()).step_by(Forward::MOST_ROWS) {
+            let rows = Forward::MOST_ROWS.min(ids.len() - first);
+            logits.extend(forward.logits(first, rows).await.unwrap());
+        }
+        assert_same_logits(&logits, &golden.f32("dora.logits"));
+    }
+}
+
+#[async_test]
+async fn a_blend_of_an_adapter_with_itself_is_the_adapter() {
+    let engine = tiny().await;
+    let golden = Golden::open("tiny_adapter_logits.safetensors");
+    let tensors = adapter("tiny_adapter_peft").await;
+    let parts = [("a", &tensors, 0.75), ("b", &tensors, 0.5), ("c", &tensors, -0.25)];
+    let blend = AnyAdapter::Lora(AdapterTensors::blend(&parts).unwrap());
+    let loaded = engine.load_adapter("blend", &blend).unwrap();
+    let ids = golden.u32("input_ids");
+    let logits = engine.logits_all(&ids, Some(&loaded)).await.unwrap();
+    assert_same_logits(&logits, &golden.f32("logits"));
+}
+
 #[async_test]
 async fn steps_with_any_layers_adapted_are_the_full_forward() {
     let context = context().await;

@@ -8,7 +8,9 @@ use engram::data::batch::{BatchConfig, BatchSet, Semantics};
 use engram::generate::{GpuModel, LoadedAdapter, Model};
 use engram::gpu::Step;
 use engram::model::{Adapter, AnyAdapter, GpuWeights, Quantize};
-use engram::train::{AdapterType, Event, StepBuffers, StepRecording, TrainConfig, Trainer};
+use engram::train::{
+    AdapterType, Event, StepBuffers, StepOptions, StepRecording, TrainConfig, Trainer,
+};
 
 /// The batch of the LoRA gradients.
 fn batch(golden: &Golden) -> BatchSet {
@@ -39,9 +41,9 @@ async fn gradients_of_all_weights_are_those_of_pytorch() {
             let unused = context.storage("gradients", 4).unwrap();
             let onto = weights.set.onto(&gradients);
             let targets = (&unused, &onto);
+            let options = StepOptions { grad_checkpoint: checkpoint, ..Default::default() };
             let (llama, none) = (&weights.llama, Adapter::new([]));
-            let recording =
-                StepRecording::new(&context, llama, &none, targets, &buffers, checkpoint);
+            let recording = StepRecording::new(&context, llama, &none, targets, &buffers, options);
             context.write(&buffers.loss, 0, &[0; 4]);
             recording.unwrap().recording().submit(step.tokens, 1).unwrap();
             let loss = context.read::<f32>(&buffers.loss, 0, 1).await.unwrap()[0];

@@ -7,7 +7,7 @@ use engram::data::batch::{BatchConfig, BatchSet, Semantics};
 use engram::gpu::{Context, Step};
 use engram::model::{Adapter, AdapterTensors, GpuAdapter, GpuLlama, Quantize};
 use engram::ops::{Lora, WeightGradients};
-use engram::train::{LossRecording, StepBuffers, StepRecording};
+use engram::train::{LossRecording, StepBuffers, StepOptions, StepRecording};
 
 /// The examples as one batch whose loss is the mean of its targets.
 pub struct Case {
@@ -58,7 +58,7 @@ impl Case {
     pub async fn step(
         &self,
         adapter: &GpuAdapter,
-        checkpoint: bool,
+        options: StepOptions,
         replays: usize,
     ) -> (f64, AdapterTensors) {
         let bytes = (adapter.count * 4) as u64;
@@ -66,7 +66,7 @@ impl Case {
         let (context, model, buffers) = (&self.context, &self.model, &self.buffers);
         let recording = {
             let gradients = (&gradients, &WeightGradients::default());
-            StepRecording::new(context, model, &adapter.adapter, gradients, buffers, checkpoint)
+            StepRecording::new(context, model, &adapter.adapter, gradients, buffers, options)
         };
         self.clear_loss();
         recording.unwrap().recording().submit(self.tokens, replays).unwrap();
@@ -99,11 +99,12 @@ async fn gradients_of_tiny_models_are_those_of_pytorch() {
         assert_loss(file, case.loss_alone(Some(&adapter)).await, expected_loss);
         for checkpoint in [false, true] {
             let what = format!("{file}, grad_checkpoint {checkpoint}");
-            let (loss, gradients) = case.step(&adapter, checkpoint, 1).await;
+            let options = StepOptions { grad_checkpoint: checkpoint, ..Default::default() };
+            let (loss, gradients) = case.step(&adapter, options, 1).await;
             assert_loss(&what, loss, expected_loss);
             assert_adapters(&what, &gradients, &expected, 1e-5);
         }
-        let (loss, gradients) = case.step(&adapter, false, 2).await;
+        let (loss, gradients) = case.step(&adapter, StepOptions::default(), 2).await;
         assert_loss("twice", loss, 2.0 * expected_loss);
         let doubled = Adapter::new(expected.iter().map(|(layer, target, lora)| {
             let twice = |values: &[f32]| values.iter().map(|v| 2.0 * v).collect();
@@ -123,22 +124,33 @@ async fn the_gradient_is_the_slope_of_the_loss() {
     let adapter = peft_adapter(&golden, "lora.", 1..3, 4, 2.5);
     let upload = |tensors: &AdapterTensors| GpuAdapter::upload(&context, tensors).unwrap();
     let case = Case::new(&context, &model, &golden);
-    let (_, gradients) = case.step(&upload(&adapter), false, 1).await;
-    let values = gradients.iter().flat_map(|(_, _, lora)| lora.a.iter().chain(&lora.b));
-    let length = values.map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-    let moved = |distance: f64| {
-        let along = |values: &[f32], slopes: &[f32]| {
-            let step = distance / length;
-            let one = |(&v, &g): (&f32, &f32)| (f64::from(v) + step * f64::from(g)) as f32;
-            values.iter().zip(slopes).map(one).collect()
+    let plain = StepOptions::default();
+    // What is dropped depends on the step alone, which is the same one.
+    let dropping = StepOptions { dropout: 0.3, ..plain };
+    let checkpointed = StepOptions { grad_checkpoint: true, ..dropping };
+    let mut losses = Vec::new();
+    for options in [plain, dropping, checkpointed] {
+        let (here, gradients) = case.step(&upload(&adapter), options, 1).await;
+        let values = gradients.iter().flat_map(|(_, _, lora)| lora.a.iter().chain(&lora.b));
+        let length = values.map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let moved = |distance: f64| {
+            let along = |values: &[f32], slopes: &[f32]| {
+                let step = distance / length;
+                let one = |(&v, &g): (&f32, &f32)| (f64::from(v) + step * f64::from(g)) as f32;
+                values.iter().zip(slopes).map(one).collect()
+            };
+            Adapter::new(adapter.iter().map(|(layer, target, lora)| {
+                let slope = gradients.get(layer, target).unwrap();
+                let (a, b) = (along(&lora.a, &slope.a), along(&lora.b, &slope.b));
+                ((layer, target), Lora { a, b, ..lora.clone() })
+            }))
         };
-        Adapter::new(adapter.iter().map(|(layer, target, lora)| {
-            let slope = gradients.get(layer, target).unwrap();
-            let (a, b) = (along(&lora.a, &slope.a), along(&lora.b, &slope.b));
-            ((layer, target), Lora { a, b, ..lora.clone() })
-        }))
-    };
-    let loss = async |distance| case.loss_alone(Some(&upload(&moved(distance)))).await;
-    let slope = (loss(5e-3).await - loss(-5e-3).await) / 1e-2;
-    assert!((slope / length - 1.0).abs() < 2e-3, "slope {slope}, gradient {length}");
+        let loss = async |distance| case.step(&upload(&moved(distance)), options, 1).await.0;
+        let slope = (loss(5e-3).await - loss(-5e-3).await) / 1e-2;
+        let what = format!("{options:?}: slope {slope}, gradient {length}");
+        assert!((slope / length - 1.0).abs() < 2e-3, "{what}");
+        losses.push(here);
+    }
+    assert!((losses[0] - losses[1]).abs() > 1e-3, "nothing was dropped: {losses:?}");
+    assert!((losses[1] - losses[2]).abs() < 1e-5, "{losses:?}");
 }

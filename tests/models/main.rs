@@ -4,6 +4,7 @@ mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod decoder;
+mod dpo;
 mod full;
 mod lora_grads;
 mod optimizer;

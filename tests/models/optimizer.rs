@@ -141,7 +141,8 @@ async fn schedules_are_mlxs() {
         let config = TrainConfig { lr_schedule: Some(schedule), ..Default::default() };
         for (update, expected) in f64s(&case["rates"]).into_iter().enumerate() {
             let what = format!("{}, update {update}", case["schedule"]);
-            assert_near(&what, config.rate(update), expected, 1e-6 * expected + 1e-12);
+            // MLX computes in f32.
+            assert_near(&what, config.rate(update), expected, 1e-5 * expected + 1e-9);
         }
     }
 }

@@ -9,6 +9,7 @@ use engram::generate::{Decoder, Engine, GpuModel};
 use engram::kernels::kv::KvType;
 use engram::model::{AnyAdapter, GpuAdapter};
 use engram::text::Message;
+use engram::train::StepOptions;
 
 /// Two logits closer than this may change places in f32.
 const TIE: f64 = 1e-3;
@@ -184,7 +185,7 @@ async fn gradients_of_the_real_model_are_those_of_pytorch() {
     let adapter = GpuAdapter::upload(&context, &adapter).unwrap();
     let case = Case::new(&context, &model, &golden);
     let expected_loss = golden.f64("loss");
-    let (loss, gradients) = case.step(&adapter, false, 1).await;
+    let (loss, gradients) = case.step(&adapter, StepOptions::default(), 1).await;
     assert_loss("with the adapter", loss, expected_loss[0]);
     assert_loss("without", case.loss_alone(None).await, expected_loss[1]);
 

@@ -7,7 +7,7 @@ use engram::formats::Checkpoint;
 use engram::generate::GpuModel;
 use engram::model::{Adapter, AdapterTensors, AnyAdapter, GpuAdapter, Quantize};
 use engram::ops::{Lora, WeightGradients};
-use engram::train::{BurnLearner, StepBuffers, StepRecording, TrainConfig, TrainData};
+use engram::train::{BurnLearner, StepBuffers, StepOptions, StepRecording, TrainConfig, TrainData};
 
 use crate::common::*;
 use crate::{burn_model, on_burn};
@@ -65,8 +65,9 @@ async fn check(checkpoint: Checkpoint, layers: std::ops::Range<usize>, rank: usi
         let GpuModel { context, llama } = gpu.gpu().unwrap();
         let on_gpu = GpuAdapter::upload(context, &adapter).unwrap();
         let found = context.storage("gradients", (on_gpu.count * 4) as u64).unwrap();
+        let options = StepOptions { grad_checkpoint, ..Default::default() };
         let onto = (&found, &WeightGradients::default());
-        StepRecording::new(context, llama, &on_gpu.adapter, onto, &buffers, grad_checkpoint)
+        StepRecording::new(context, llama, &on_gpu.adapter, onto, &buffers, options)
             .unwrap()
             .recording()
             .submit(step.tokens, 1)

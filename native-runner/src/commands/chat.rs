@@ -26,9 +26,10 @@ pub struct Options {
     #[arg(long)]
     system: Option<String>,
 
-    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file
-    #[arg(long, value_name = "PATH")]
-    adapter_path: Option<std::path::PathBuf>,
+    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file; given several times,
+    /// they are added up, each times the weight after its colon
+    #[arg(long, value_name = "PATH[:WEIGHT]")]
+    adapter_path: Vec<adapter::AdapterSpec>,
 
     #[command(flatten)]
     decoding: DecodingOptions,
@@ -51,7 +52,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     config.sampling.check()?;
     let terminal = Terminal::new(global);
     let engine = session::load_engine(global)?;
-    let adapter = adapter::load(&engine, options.adapter_path.as_deref())?;
+    let adapter = adapter::load(&engine, &options.adapter_path)?;
     let mut chat = Chat {
         decoder: engine.decoder(adapter.as_ref())?,
         engine: &engine,

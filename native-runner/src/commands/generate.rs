@@ -29,9 +29,10 @@ pub struct Options {
     #[arg(long, conflicts_with = "raw")]
     system: Option<String>,
 
-    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file
-    #[arg(long, value_name = "PATH")]
-    adapter_path: Option<std::path::PathBuf>,
+    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file; given several times,
+    /// they are added up, each times the weight after its colon
+    #[arg(long, value_name = "PATH[:WEIGHT]")]
+    adapter_path: Vec<adapter::AdapterSpec>,
 
     #[command(flatten)]
     decoding: DecodingOptions,
@@ -105,7 +106,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         let system = options.system.iter().map(|text| Message::new("system", text));
         engine.encode_chat(&system.chain([Message::new("user", prompt)]).collect::<Vec<_>>())?
     };
-    let adapter = adapter::load(&engine, options.adapter_path.as_deref())?;
+    let adapter = adapter::load(&engine, &options.adapter_path)?;
     let mut decoder = engine.decoder(adapter.as_ref())?;
     if options.decoding.max_new_tokens.is_none() {
         let room = decoder.limit().saturating_sub(ids.len());

@@ -18,9 +18,10 @@ pub struct Options {
     #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
     ids: Vec<u32>,
 
-    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file
-    #[arg(long, value_name = "PATH")]
-    adapter_path: Option<std::path::PathBuf>,
+    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file; given several times,
+    /// they are added up, each times the weight after its colon
+    #[arg(long, value_name = "PATH[:WEIGHT]")]
+    adapter_path: Vec<adapter::AdapterSpec>,
 
     /// All logits, as {"logits": [[one for each id of the vocabulary] for each token]}
     #[arg(long)]
@@ -39,7 +40,7 @@ const SHOWN: usize = 5;
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let engine = session::load_engine(global)?;
-    let adapter = adapter::load(&engine, options.adapter_path.as_deref())?;
+    let adapter = adapter::load(&engine, &options.adapter_path)?;
     let logits = pollster::block_on(engine.logits_all(&options.ids, adapter.as_ref()))?;
     let vocab = engine.config().vocab_size;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());

@@ -11,11 +11,12 @@ use serde_json::{Map, Value as Json};
 use super::yaml::{Node, Value};
 
 /// Options whose key is another than their name. `*` stands for the chosen optimizer.
-const NESTED: [(&str, &str); 16] = [
+const NESTED: [(&str, &str); 17] = [
     ("fine_tune_type", "adapter_type"),
     ("lora_parameters.rank", "rank"),
     ("lora_parameters.scale", "scale"),
     ("lora_parameters.keys", "keys"),
+    ("lora_parameters.dropout", "dropout"),
     ("optimizer_config.*.weight_decay", "weight_decay"),
     ("optimizer_config.*.bias_correction", "bias_correction"),
     ("optimizer_config.*.betas", "betas"),
@@ -32,10 +33,9 @@ const NESTED: [(&str, &str); 16] = [
 
 /// MLX-LM's keys for which there is no option, and the value, as [`plain`] writes it, that says
 /// what is done here anyway. An option of the name goes before.
-const FIXED: [(&str, &str); 8] = [
+const FIXED: [(&str, &str); 7] = [
     ("train", "true"),
     ("test", "false"),
-    ("lora_parameters.dropout", "0"),
     ("config", "null"),
     ("hf_dataset", "null"),
     ("report_to", "null"),
@@ -67,6 +67,22 @@ pub struct Setting {
     pub option: String,
     /// `--rank=8`; several for an option that is given several times, none for a flag that is off.
     pub arguments: Vec<String>,
+}
+
+/// Options that say the same in two ways.
+const RIVALS: [[&str; 2]; 2] = [["iters", "epochs"], ["valid_data", "val_split"]];
+
+impl Setting {
+    /// The options that can't stand beside this one.
+    pub fn rivals(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let of_one = RIVALS.iter().filter(|pair| pair.contains(&self.option.as_str()));
+        of_one.flatten().copied().filter(|name| *name != self.option)
+    }
+
+    /// Whether it leaves nothing of what an earlier one says of `option`.
+    pub fn replaces(&self, option: &str) -> bool {
+        self.option == option || self.rivals().any(|rival| rival == option)
+    }
 }
 
 /// The keys that `engram train` has.
@@ -365,10 +381,6 @@ mod tests {
             ("iters: 1\nrank: 4", "2: no key `rank`; it is written `lora_parameters.rank`"),
             ("iters: 1\nzzz: 4", "2: no key `zzz`; --print-config shows"),
             ("resume: true", "1: no key `resume`"),
-            (
-                "lora_parameters:\n  dropout: 0.1",
-                "2: `lora_parameters.dropout`: lora_parameters.dropout is 0.1, and this version has 0",
-            ),
             (
                 "lr_schedule: cosine_decay",
                 "1: no key `lr_schedule`; it is written `lr_schedule.name`",

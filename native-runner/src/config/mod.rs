@@ -10,7 +10,8 @@ mod yaml;
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory as _, FromArgMatches as _, Parser as _};
 
@@ -99,21 +100,21 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
 
     let mut settings: Vec<Setting> = Vec::new();
     for layer in layers {
-        for setting in Keys::new(train).settings(&layer.name, &layer.node, &optimizer)? {
-            check_alone(&setting)?;
-            settings.retain(|earlier| earlier.option != setting.option);
-            settings.push(setting);
-        }
+        let more = Keys::new(train).settings(&layer.name, &layer.node, &optimizer)?;
+        more.iter().try_for_each(check_alone)?;
+        settings.retain(|earlier| !more.iter().any(|later| later.replaces(&earlier.option)));
+        settings.extend(more);
     }
     // What the checkpoint came from is in it.
     let resumes = given.get_flag("resume");
     settings.retain(|setting| {
-        !is_given(&setting.option) && (setting.option != "init_adapter" || !resumes)
+        let is_replaced = is_given(&setting.option) || setting.rivals().any(is_given);
+        !is_replaced && (setting.option != "init_adapter" || !resumes)
     });
     let with = |left_out: Option<usize>| {
         let taken = settings.iter().enumerate().filter(|(i, _)| Some(*i) != left_out);
         let more = taken.flat_map(|(_, setting)| setting.arguments.iter().map(OsString::from));
-        try_parse(arguments.iter().cloned().chain(more))
+        Cli::try_parse_from(arguments.iter().cloned().chain(more))
     };
     let usable = |cli: &Cli| -> Result<()> {
         match &cli.command {
@@ -121,7 +122,7 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
             _ => Ok(()),
         }
     };
-    let whole = with(None).map_err(|problem| anyhow!("{name}: {problem}"))?;
+    let whole = with(None).map_err(|error| anyhow!("{name}: {}", one_line(&error)))?;
     if let Err(problem) = usable(&whole) {
         // The line is that of the value without which there is no such problem.
         let culprit = (0..settings.len())
@@ -139,19 +140,26 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
 fn check_alone(setting: &Setting) -> Result<()> {
     let arguments = ["engram", "train"].into_iter().chain(setting.arguments.iter().map(|a| &**a));
     let Setting { key, place, .. } = setting;
-    try_parse(arguments.map(OsString::from))
-        .map(|_| ())
-        .map_err(|problem| anyhow!("{place}: `{key}`: {problem}"))
+    match Cli::try_parse_from(arguments) {
+        // What else it needs, or can't stand beside it, shows with all the others.
+        Err(error)
+            if !matches!(
+                error.kind(),
+                ErrorKind::MissingRequiredArgument | ErrorKind::ArgumentConflict
+            ) =>
+        {
+            bail!("{place}: `{key}`: {}", one_line(&error))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Parses arguments; the error is one line.
-fn try_parse(arguments: impl Iterator<Item = OsString>) -> Result<Cli, String> {
-    Cli::try_parse_from(arguments).map_err(|error| {
-        let text = error.to_string();
-        let first = text.split("\n\n").next().unwrap_or_default();
-        let words = first.trim_start_matches("error: ").split_whitespace();
-        words.collect::<Vec<_>>().join(" ")
-    })
+/// A usage error without the usage.
+fn one_line(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let words = first.trim_start_matches("error: ").split_whitespace();
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -198,10 +206,35 @@ mod tests {
             "--save-every=3",
             "--metrics=m",
             "--tensorboard",
+            "--lr-schedule=cosine_decay",
+            "--lr-schedule-arguments=1e-5,100",
+            "--warmup=3",
+            "--warmup-init=0",
+            "--early-stopping-patience=2",
+            "--eval-data=t",
+            "--eval-every=2",
+            "--eval-examples=3",
+            "--valid-data=v",
+            "--prompt-feature=p",
+            "--completion-feature=c",
+            "--chat-feature=h",
+            "--text-feature=t",
         ]);
-        let (file, _) = file(&given);
+        let (mut file, _) = file(&given);
+        // What can't stand beside the others, and a schedule, whose keys are its own.
+        let schedule = ["--lr-schedule=step_decay", "--lr-schedule-arguments=1e-5,0.9,10"];
+        let more = ["--val-split=0.1", "--epochs=2", "--warmup=1", "--warmup-init=1e-7"];
+        file.extend(self::file(&cli(&[&schedule[..], &more].concat())).0);
+        let rates = file["lr_schedule"].as_object().unwrap().clone();
+        file.extend(rates.into_iter().map(|(key, value)| match key.as_str() {
+            "arguments" => ("lr_schedule_arguments".to_owned(), value),
+            _ => (key, value),
+        }));
         for option in all_settings() {
-            let is_there = fields.get(&option).is_some() || file.contains_key(&option);
+            let of_schedule = option.trim_start_matches("lr_schedule_");
+            let is_there = fields.get(&option).is_some()
+                || file.contains_key(&option)
+                || file["lr_schedule"].get(of_schedule).is_some();
             assert!(is_there, "config::resolved leaves out {option}");
         }
     }
@@ -218,6 +251,22 @@ mod tests {
             &["--semantics=mlx", "--num-layers=-1", "--keys=q_proj", "--seed=18446744073709551615"],
             &["--save-every=3", "--data=1e3", "--adapter-path=true", "--engine=wgpu"],
             &["--tensorboard"],
+            &["--epochs=3", "--val-split=0.1"],
+            &[
+                "--lr-schedule=cosine_decay",
+                "--warmup=3",
+                "--learning-rate=1e-4",
+                "--betas=0.8,0.9",
+            ],
+            &[
+                "--optimizer=sgd",
+                "--momentum=0.5",
+                "--lr-schedule=step_decay",
+                "--lr-schedule-arguments=0.1,0.9,10",
+            ],
+            &["--optimizer=muon"],
+            &["--optimizer=adafactor"],
+            &["--adapter-type=full"],
             &["--tensorboard=events", "--metrics=m"],
         ] {
             let (file, trained) = file(&cli(arguments));
@@ -242,6 +291,10 @@ mod tests {
             (Some("b.gguf"), Some("wgpu"))
         );
         assert_eq!((trained.iters, trained.batch_size, trained.max_seq_length), (9, 2, 2048));
+        // An option that stands for another goes before that, too.
+        let arguments = ["engram", "train", "-c", path, "--epochs", "3"];
+        let (file, _) = self::file(&parse(arguments.map(OsString::from).into()).unwrap());
+        assert_eq!((&file["epochs"], file.get("iters")), (&3.into(), None));
     }
 
     #[test]
@@ -265,6 +318,7 @@ mod tests {
                 ":3: `optimizer_config.adam.weight_decay`: adam has no weight decay",
             ),
             ("iters: 3\n", "--rank=0", ": rank is 0"),
+            ("iters: 3\nepochs: 2\n", "", ": the argument '--iters <ITERS>' cannot be used with"),
         ] {
             std::fs::write(&path, text).unwrap();
             let mut arguments = vec!["engram", "train", "-c", shown];

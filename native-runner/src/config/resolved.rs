@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::ValueEnum;
-use engram::train::{AdapterType, Optimizer, TrainConfig};
+use engram::train::{AdapterType, Optimizer, TrainConfig, TrainMode};
 use serde_json::{Map, Value, json};
 
 use super::keys::insert;
@@ -34,10 +34,11 @@ pub fn resolved(
             "tensorboard",
             options.tensorboard.as_ref().map(|folder| folder.as_deref().map_or(json!(true), path)),
         ),
+        ("epochs", options.settings.epochs.map(|epochs| json!(epochs))),
         ("metrics", options.metrics.as_deref().map(path)),
     ];
     let mut file = Map::new();
-    let own = own.into_iter().chain(options.data.settings());
+    let own = own.into_iter().chain(options.data.settings()).chain(options.watch.settings());
     let own = own.filter_map(|(option, value)| Some((option.to_owned(), value?)));
     // By way of a text, so that an f32 keeps its few digits.
     let mut trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;
@@ -57,11 +58,14 @@ pub fn resolved(
     let is_used = |(option, value): &(String, Value)| {
         // What the method or the optimizer does not have may not be set either.
         let is_absent = match option.as_str() {
-            "rank" | "keys" => config.adapter_type == AdapterType::Full,
+            "rank" | "keys" | "dropout" => config.adapter_type == AdapterType::Full,
             "scale" => matches!(config.adapter_type, AdapterType::Bottleneck | AdapterType::Full),
+            // How many those are is known when the data is.
+            "iters" => options.settings.epochs.is_some(),
             "modules_to_save" => config.modules_to_save.is_empty(),
             "weight_decay" => config.optimizer == Optimizer::Adam,
             "betas" | "eps" | "bias_correction" => !is_adam,
+            "beta" => config.train_mode != TrainMode::Dpo,
             "relative_step" | "scale_parameter" => config.optimizer != Optimizer::Adafactor,
             "lr_schedule_arguments" => schedule.is_empty(),
             "learning_rate" => {

@@ -1,6 +1,8 @@
 //! Which files of a hub's data set make up what: by its card, or by their names.
 
-use anyhow::{Result, bail, ensure};
+use std::collections::BTreeSet;
+
+use anyhow::{Result, anyhow, bail, ensure};
 use glob::{MatchOptions, Pattern};
 use serde_json::Value;
 
@@ -33,7 +35,6 @@ struct Config {
 pub fn find(spec: &HubSpec, terminal: Terminal) -> Result<Found> {
     let hub = Hub::from_env()?;
     let (commit, mut files) = hub.files(spec, terminal)?;
-    files.retain(|file| is_plain(file));
     files.sort();
     let configs = match files.iter().any(|file| file == CARD) {
         true => {
@@ -52,6 +53,7 @@ pub fn find(spec: &HubSpec, terminal: Terminal) -> Result<Found> {
     );
     let mut found = Found { is_whole: spec.file.is_none(), ..Found::default() };
     for (set, file) in chosen {
+        ensure!(is_plain(&file), "{spec}: {file:?} is no file name that we take");
         found.push(set, file.clone(), Place::Hub(HubSpec { file: Some(file), ..commit.clone() }));
     }
     Ok(found)
@@ -77,7 +79,7 @@ fn choose(
     if configs.is_empty() {
         return by_folders(spec, config, split, files);
     }
-    let names = || configs.iter().map(|config| config.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names: Vec<&str> = configs.iter().map(|config| config.name.as_str()).collect();
     let wanted = match config {
         Some(name) => configs.iter().find(|config| config.name == name),
         None if configs.len() == 1 => configs.first(),
@@ -85,14 +87,10 @@ fn choose(
     };
     let Some(wanted) = wanted else {
         match config {
-            Some(name) => bail!("{spec}: no configuration {name} there; there are {}", names()),
-            None => bail!(
-                "{spec} has several configurations, name one of them, as hf:{}:{}{}; there are {}",
-                spec.repository,
-                configs[0].name,
-                split.map(|split| format!("/{split}")).unwrap_or_default(),
-                names()
-            ),
+            Some(name) => {
+                bail!("{spec}: no configuration {name} there; there are {}", names.join(", "))
+            }
+            None => return Err(unnamed(spec, split, &names)),
         }
     };
     let mut chosen = Vec::new();
@@ -109,6 +107,17 @@ fn choose(
     Ok(chosen)
 }
 
+/// That a data set has several configurations, of which none is named.
+fn unnamed(spec: &HubSpec, split: Option<&str>, names: &[&str]) -> anyhow::Error {
+    anyhow!(
+        "{spec} has several configurations, name one of them, as {}:{}{}; there are {}",
+        HubSpec { file: None, ..spec.clone() },
+        names.first().unwrap_or(&""),
+        split.map(|split| format!("/{split}")).unwrap_or_default(),
+        names.join(", ")
+    )
+}
+
 /// Without a card a configuration is a folder, and a split begins a file's or a folder's name.
 fn by_folders(
     spec: &HubSpec,
@@ -116,6 +125,13 @@ fn by_folders(
     split: Option<&str>,
     files: &[String],
 ) -> Result<Vec<(Option<Set>, String)>> {
+    let (config, split) = match (config, split) {
+        // A folder's name, if it is no split's.
+        (None, Some(name)) if Set::of_word(name).is_none() && is_folder(files, name) => {
+            (Some(name), None)
+        }
+        given => given,
+    };
     let is_split = |part: &str, split: &str| {
         part.strip_prefix(split)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_', '.']))
@@ -129,6 +145,15 @@ fn by_folders(
                     || (set.is_some() && set == Set::of_path(file))
             })
     };
+    let is_config = |file: &String| {
+        let (config, rest) = file.split_once('/')?;
+        let (split, _) = rest.split_once('/')?;
+        Set::of_word(split).map(|_| config.to_owned())
+    };
+    let configs: BTreeSet<String> = files.iter().filter_map(is_config).collect();
+    if config.is_none() && configs.len() > 1 {
+        return Err(unnamed(spec, split, &configs.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
     let chosen: Vec<(Option<Set>, String)> =
         files.iter().filter(is_wanted).map(|file| (Set::of_path(file), file.clone())).collect();
     if let Some(part) = spec.file.as_deref().filter(|_| chosen.is_empty()) {
@@ -138,11 +163,15 @@ fn by_folders(
     Ok(chosen)
 }
 
+fn is_folder(files: &[String], name: &str) -> bool {
+    files.iter().any(|file| file.rsplit('/').skip(1).any(|folder| folder == name))
+}
+
 fn matching(files: &[String], patterns: &[String]) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for pattern in patterns {
         let compiled = Pattern::new(pattern)
-            .map_err(|error| anyhow::anyhow!("{pattern:?} is no pattern of files: {error}"))?;
+            .map_err(|error| anyhow!("{pattern:?} is no pattern of files: {error}"))?;
         found.extend(files.iter().filter(|f| compiled.matches_with(f, WITHIN_FOLDERS)).cloned());
     }
     Ok(found)
@@ -258,6 +287,14 @@ mod tests {
         assert_chosen("beta", "", &files, &[(valid, files[1])]);
         assert_chosen("train_sft", "", &files, &[(train, files[2])]);
         assert_chosen("alpha/train", "", &files, &[(train, files[0])]);
+        // As the hub's own conversion to Parquet has them.
+        let converted =
+            ["main/train/0000.parquet", "main/test/0000.parquet", "other/train/0000.parquet"];
+        let (train, test) = (Some(Set::Train), Some(Set::Test));
+        assert_chosen("main", "", &converted, &[(train, converted[0]), (test, converted[1])]);
+        assert_chosen("other/train", "", &converted, &[(train, converted[2])]);
+        let error = chosen("train", "", &converted).unwrap_err().to_string();
+        assert!(error.contains("as hf:a/b:main/train; there are main, other"), "{error}");
         let error = chosen("gamma", "", &files).unwrap_err().to_string();
         assert!(
             error.starts_with("hf:a/b:gamma: no file of gamma there; there are alpha"),

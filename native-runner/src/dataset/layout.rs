@@ -47,8 +47,11 @@ impl Set {
     }
 }
 
-/// Whether a file's name ends as one of the kinds that are read.
+/// Whether a file's name ends as one of the kinds that are read, and is not hidden.
 pub fn is_data(path: &str) -> bool {
+    if path.rsplit('/').next().is_some_and(|name| name.starts_with('.')) {
+        return false;
+    }
     let extension = Path::new(path).extension().and_then(|extension| extension.to_str());
     extension.is_some_and(|extension| {
         let extension = extension.to_ascii_lowercase();
@@ -91,9 +94,13 @@ mod tests {
         ] {
             assert_eq!(Set::of_path(path), set, "{path}");
         }
-        for (path, is) in
-            [("a.JSONL", true), ("b/c.parquet", true), ("d.txt", false), ("csv", false)]
-        {
+        for (path, is) in [
+            ("a.JSONL", true),
+            ("b/c.parquet", true),
+            ("d.txt", false),
+            ("csv", false),
+            ("a/._b.csv", false),
+        ] {
             assert_eq!(is_data(path), is, "{path}");
         }
     }

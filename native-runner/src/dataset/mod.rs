@@ -115,6 +115,13 @@ pub fn resolve(specs: &[DataSpec], wanted: Set, terminal: Terminal) -> Result<Fi
         let mut of_set: [Vec<(String, Place)>; 3] = Default::default();
         for (set, path, place) in found.files {
             let set = if are_one { wanted } else { set.unwrap_or(wanted) };
+            if set != wanted && !found.is_whole {
+                terminal.note(format_args!(
+                    "{}: the {} set, by its name",
+                    place.name(),
+                    set.name()
+                ));
+            }
             of_set[set as usize].push((path, place));
         }
         for (files, mut of_set) in files.0.iter_mut().zip(of_set) {

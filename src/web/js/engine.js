@@ -138,6 +138,7 @@ function adaptersOf(call) {
         activate: async name => call("activateAdapter", name),
         deactivate: async () => call("activateAdapter", undefined),
         list: async () => call("listAdapters", undefined),
+        blend: async (name, weights) => call("blendAdapters", { name, weights }),
         remove: async name => call("removeAdapter", name),
         export: async (name, format) => call("exportAdapter", { name, format }),
     };

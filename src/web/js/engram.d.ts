@@ -286,6 +286,11 @@ export interface Adapters {
     deactivate(): Promise<void>;
     /** All loaded ones. */
     list(): Promise<AdapterInfo[]>;
+    /**
+     * Adds up loaded LoRA adapters, each times its weight (`{ one: 0.7, other: 0.3 }`), as one more
+     * under `name`: exact, its ranks are theirs together.
+     */
+    blend(name: string, weights: Record<string, number>): Promise<AdapterInfo>;
     /** Forgets it. */
     remove(name: string): Promise<void>;
     /** Its files, in either layout. */
@@ -418,8 +423,19 @@ export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig
 
 /** Settings of a training, with MLX-LM's names; the defaults are the original experiment's. */
 export interface TrainConfig {
-    /** What is trained: a page's kernels know LoRA with the scale as it is, or times √rank. */
-    adapter_type?: "lora" | "rslora";
+    /** Answers, or pairs of a chosen and a rejected answer; default `sft`. */
+    train_mode?: "sft" | "dpo";
+    /** How far DPO lets the model move from what it was; the larger, the less. Default 0.1. */
+    beta?: number;
+    /**
+     * What is trained: a page's kernels know LoRA with the scale as it is or times √rank, and all
+     * weights of the blocks themselves.
+     */
+    adapter_type?: "lora" | "rslora" | "full";
+    /** Modules trained whole and saved with the adapter, such as `embed_tokens`; default none. */
+    modules_to_save?: readonly string[];
+    /** The probability of what an adapter gets of its layer's input to be 0; default 0. */
+    dropout?: number;
     /** Default 8. */
     rank?: number;
     /** The factor of the adapter's product, used as it is; default 20. */
@@ -430,8 +446,29 @@ export interface TrainConfig {
     keys?: readonly string[];
     /** Default 1e-5. */
     learning_rate?: number;
+    /** How the step size changes, by the names and arguments of MLX-LM; default not at all. */
+    lr_schedule?: {
+        name: "constant" | "linear_schedule" | "cosine_decay" | "exponential_decay" | "step_decay";
+        /** Default: from `learning_rate` to 0 over the run. */
+        arguments?: readonly number[];
+        /** Updates in which it rises to its first value. */
+        warmup?: number;
+        warmup_init?: number;
+    } | null;
     /** Default `adam`. */
-    optimizer?: "adam" | "adamw";
+    optimizer?: "adam" | "adamw" | "sgd" | "adafactor" | "muon";
+    /** Adam's; default 0.9 and 0.999. */
+    betas?: readonly [number, number];
+    /** Adam's; default 1e-8. */
+    eps?: number;
+    /** SGD's and Muon's; default 0 and 0.95. */
+    momentum?: number | null;
+    /** SGD's and Muon's; default false and true. */
+    nesterov?: boolean | null;
+    /** Whether Adafactor takes step sizes of its own; default true. */
+    relative_step?: boolean;
+    /** Whether Adafactor's steps are as large as the parameters; default true. */
+    scale_parameter?: boolean;
     /** AdamW's; default 0.01. */
     weight_decay?: number;
     /** Whether Adam corrects the bias of its first steps; by default as `semantics` has it. */

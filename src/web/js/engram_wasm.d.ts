@@ -52,6 +52,7 @@ export class WasmEngine {
         signal?: AbortSignal,
     ): Promise<Generated>;
     loadAdapter(name: string, files: readonly NamedFile[]): Promise<AdapterInfo>;
+    blendAdapters(name: string, weights: Record<string, number>): AdapterInfo;
     removeAdapter(name: string): void;
     listAdapters(): AdapterInfo[];
     exportAdapter(name: string, format: AdapterFormat): Promise<NamedFile[]>;

@@ -85,6 +85,11 @@ export const methods = {
         return state.engine.listAdapters().map(info => withActive(state, info));
     },
 
+    /** @param {State} state @param {{ name: string, weights: Record<string, number> }} args */
+    async blendAdapters(state, { name, weights }) {
+        return withActive(state, state.engine.blendAdapters(name, weights));
+    },
+
     /** @param {State} state @param {string} name */
     async removeAdapter(state, name) {
         state.engine.removeAdapter(name);

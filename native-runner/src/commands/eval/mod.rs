@@ -30,7 +30,7 @@ use perplexity::Texts;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Test set: files (.jsonl, .json, .csv, .parquet), a folder with test.jsonl or the like, or a
-    /// data set of the hub: hf:ORG/NAME[@REVISION][:CONFIG][:SPLIT|:FILES]; chats or completions
+    /// data set of the hub, hf:ORG/NAME[@REVISION][:PART]; chats or completions
     #[arg(long, value_name = "DATA", num_args = 1.., value_delimiter = ',', required_unless_present = "perplexity")]
     data: Vec<DataSpec>,
 
@@ -265,7 +265,9 @@ pub fn candidates<'a>(
     named: &[(String, Option<PathBuf>)],
 ) -> Result<Vec<EngineCandidate<'a>>> {
     let candidate = |(name, folder): &(String, Option<PathBuf>)| {
-        let adapter = adapter::load(engine, folder.as_deref())?;
+        let spec =
+            folder.iter().map(|path| adapter::AdapterSpec { path: path.clone(), weight: 1.0 });
+        let adapter = adapter::load(engine, &spec.collect::<Vec<_>>())?;
         Ok(EngineCandidate::new(name, engine, adapter, &session::clock))
     };
     named.iter().map(candidate).collect()

@@ -94,6 +94,7 @@ impl Run {
             save_every: None,
             metrics: None,
             tensorboard: None,
+            watch: train::WatchOptions::default(),
             settings: train::Settings {
                 num_layers,
                 iters: Some(preset.iters),

@@ -86,7 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// The settings in which runs differ, with each run's value.
 fn differing(runs: &[Run]) -> Vec<(String, Vec<Option<String>>)> {
-    let settings: Vec<Vec<(String, String)>> = runs.iter().map(Run::settings).collect();
+    let settings: Vec<Vec<(String, String)>> = runs.iter().map(settings).collect();
     let mut keys: Vec<&String> = Vec::new();
     for (key, _) in settings.iter().flatten() {
         if !keys.contains(&key) && !PLACES.contains(&key.as_str()) {
@@ -101,6 +101,15 @@ fn differing(runs: &[Run]) -> Vec<(String, Vec<Option<String>>)> {
     };
     let all = keys.into_iter().map(values);
     all.filter(|(_, values)| values.iter().any(|value| *value != values[0])).collect()
+}
+
+/// The settings of a run, those of its optimizer without that's name: they have the same ones.
+fn settings(run: &Run) -> Vec<(String, String)> {
+    let rename = |key: String| match key.strip_prefix("optimizer_config.") {
+        Some(rest) => rest.split_once('.').map_or(rest, |(_, key)| key).to_owned(),
+        None => key,
+    };
+    run.settings().into_iter().map(|(key, value)| (rename(key), value)).collect()
 }
 
 /// Writes a plot as what the file's name ends in.

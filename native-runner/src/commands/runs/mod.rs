@@ -16,7 +16,7 @@ use crate::table::table;
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
 pub struct Options {
-    /// Folders in which to look for runs [default: runs and adapters]
+    /// Folders in which to look for runs [default: runs, sweeps and adapters]
     #[arg(value_name = "FOLDER")]
     folders: Vec<PathBuf>,
 
@@ -51,7 +51,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let mut folders = options.folders.clone();
     if folders.is_empty() {
-        folders = ["runs", "adapters"].map(PathBuf::from).into();
+        folders = ["runs", "sweeps", "adapters"].map(PathBuf::from).into();
         folders.retain(|folder| folder.is_dir());
     }
     let found = runs::find(&folders)?;

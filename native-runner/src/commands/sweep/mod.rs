@@ -26,7 +26,7 @@ use crate::{config, session};
 
 /// Settings in which a run may differ from the one that is in its folder already: the same run
 /// elsewhere, or for longer.
-const FREE: [&str; 4] = ["engine", "adapter_path", "iters", "tensorboard"];
+const FREE: [&str; 5] = ["engine", "adapter_path", "iters", "epochs", "tensorboard"];
 
 /// Options of `engram sweep`.
 #[derive(Debug, Args)]

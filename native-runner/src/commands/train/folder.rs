@@ -52,6 +52,8 @@ pub fn write(
 ) -> Result<()> {
     let mut file = config::resolved(global, options, trained)?;
     file.insert("engine".to_owned(), json!(engine.model().place().engine));
+    file.remove("epochs");
+    file.insert("iters".to_owned(), json!(trained.iters));
     // Of this run alone: one that repeats it has its own.
     file.remove("metrics");
     if file.get("tensorboard").is_some_and(|folder| !folder.is_boolean()) {

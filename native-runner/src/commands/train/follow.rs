@@ -2,25 +2,28 @@
 
 use std::fmt::Display;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 use super::Options;
 use super::metrics::Metrics;
-use crate::runs::METRICS;
 use crate::runs::tensorboard::EventFile;
+use crate::runs::{METRICS, curve};
 use crate::terminal::Terminal;
 use crate::terminal::steps::Steps;
 
 /// TensorBoard's tags of what the metrics name.
-const TAGS: [(&str, &str); 5] = [
+const TAGS: [(&str, &str); 8] = [
     ("train_loss", "train/loss"),
     ("learning_rate", "train/learning_rate"),
     ("gradient_norm", "train/gradient_norm"),
     ("tokens_per_second", "train/tokens_per_second"),
     ("val_loss", "val/loss"),
+    ("eval_accuracy", "eval/accuracy"),
+    ("rewards/accuracies", "train/rewards/accuracies"),
+    ("rewards/margins", "train/rewards/margins"),
 ];
 
 /// All who follow a run.
@@ -34,14 +37,22 @@ impl Follow {
     /// Of a run of `iters` iterations, `done` of which are done.
     pub fn begin(options: &Options, terminal: Terminal, done: usize, iters: usize) -> Result<Self> {
         let folder = &options.adapter_path;
-        let metrics = options.metrics.clone().unwrap_or_else(|| folder.join(METRICS));
-        let metrics = Metrics::open(&metrics, options.resume.then_some(done))?;
+        let metrics = Metrics::open(&metrics_of(options), options.resume.then_some(done))?;
         let events = options.tensorboard.as_ref().map(|other| {
             let folder: &Path = other.as_deref().unwrap_or(folder);
             EventFile::create(folder, done)
         });
         let steps = terminal.curve(iters);
         Ok(Self { metrics, events: events.transpose()?, steps })
+    }
+
+    /// The validation losses so far, of a run that is resumed.
+    pub fn validations(&self, options: &Options) -> Result<impl Iterator<Item = f64> + use<>> {
+        let path = metrics_of(options);
+        let name = path.display().to_string();
+        let lines = std::fs::read_to_string(&path).with_context(|| name.clone())?;
+        let (curve, _) = curve::parse(&name, &lines)?;
+        Ok(curve.into_iter().filter_map(|point| point.validation))
     }
 
     /// A line for people, and the same for programs.
@@ -70,4 +81,9 @@ impl Follow {
     pub fn end(&mut self) {
         self.steps.finish();
     }
+}
+
+/// Where the metrics go.
+fn metrics_of(options: &Options) -> PathBuf {
+    options.metrics.clone().unwrap_or_else(|| options.adapter_path.join(METRICS))
 }

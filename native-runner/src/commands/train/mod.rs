@@ -5,23 +5,26 @@ mod follow;
 mod metrics;
 mod settings;
 mod start;
+mod watch;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use engram::formats::adapter::{AdapterFiles, PeftOptions, write_mlx, write_named, write_peft};
 use engram::generate::{Engine, Model};
 use engram::model::AnyAdapter;
-use engram::train::{AdapterType, Event, Learner, TrainConfig, Trainer};
+use engram::train::{AdapterType, Event, Learner, Preference, TrainConfig, Trainer};
 use serde_json::{Value, json};
 
 use self::follow::Follow;
 pub use self::settings::Settings;
 pub use self::start::CHECKPOINT;
 use self::start::Start;
+pub use self::watch::WatchOptions;
+use self::watch::{Patience, Questions};
 use crate::adapter;
 use crate::cli::Global;
 use crate::config;
@@ -76,6 +79,9 @@ pub struct Options {
     pub tensorboard: Option<Option<PathBuf>>,
 
     #[command(flatten)]
+    pub watch: WatchOptions,
+
+    #[command(flatten)]
     pub settings: Settings,
 }
 
@@ -98,6 +104,7 @@ Examples:
   engram train --data data --print-config > run.yaml
   engram train --config run.yaml --adapter-path runs/second --learning-rate 1e-4
   engram train --data chats.csv --val-split 0.1 --epochs 3 --assistant-only-loss
+  engram train --data data --early-stopping-patience 3 --eval-data data --eval-every 50
   engram train --data 'shards/*.parquet' --valid-data valid.jsonl
   engram train --data hf:openai/gsm8k:main --prompt-feature question --completion-feature answer
 
@@ -153,17 +160,26 @@ fn run_on<L: Learner>(
     let terminal = Terminal::new(global);
     let folder = &options.adapter_path;
     let (config, parameters) = (trainer.config().clone(), trainer.learner().parameter_count());
+    ensure!(
+        options.watch.early_stopping_patience.is_none() || trainer.is_validated(),
+        "--early-stopping-patience waits for the validation loss; name validation data"
+    );
+    let features = &options.data.features;
+    let questions = Questions::read(&options.watch, features, terminal)?;
     let from = trainer.iteration();
     let mut record = folder::begin(global, options, engine, &config, parameters, from)?;
     let began = Instant::now();
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     folder::write(global, options, engine, &config, &record)?;
+    let follow = Follow::begin(options, terminal, from, config.iters)?;
     let mut run = Run {
         options,
+        patience: Patience::new(&options.watch, follow.validations(options)?),
+        questions,
         model_name: global.model.to_string(),
         engine,
         terminal,
-        follow: Follow::begin(options, terminal, from, config.iters)?,
+        follow,
         interval_time: Duration::ZERO,
         interval_tokens: 0,
         interval_iterations: 0,
@@ -198,6 +214,8 @@ struct Run<'a> {
     engine: &'a Engine,
     terminal: Terminal,
     follow: Follow,
+    patience: Patience,
+    questions: Option<Questions>,
     interval_time: Duration,
     interval_tokens: usize,
     interval_iterations: usize,
@@ -233,6 +251,16 @@ impl Run<'_> {
                     if best && iteration > 1 {
                         self.save_adapter(trainer, &self.options.adapter_path.join("best")).await?;
                     }
+                    self.patience.note(loss.into());
+                    if let Some(count) = self.patience.is_over() {
+                        self.follow.end();
+                        let done = trainer.iteration();
+                        self.terminal.note(format_args!(
+                            "stopped early after iteration {done}: {count} validations since the \
+                             lowest loss, whose adapter is in best"
+                        ));
+                        break;
+                    }
                 }
                 Event::Stepped { tokens, .. } => self.count(began, tokens),
                 Event::Reported { iteration, tokens, loss, gradient_norm, trained_tokens } => {
@@ -243,6 +271,9 @@ impl Run<'_> {
                 }
             }
             self.follow.set(trainer.iteration(), &what);
+            if !matches!(event, Event::Validated { .. }) {
+                self.ask(trainer).await?;
+            }
             if interrupt::requested() {
                 self.save_checkpoint(trainer).await?;
                 self.follow.end();
@@ -260,6 +291,28 @@ impl Run<'_> {
         self.follow.end();
         self.save_checkpoint(trainer).await?;
         self.save_adapter(trainer, &self.options.adapter_path).await
+    }
+
+    /// Asks the questions, if they are due.
+    async fn ask<L: Learner>(&mut self, trainer: &Trainer<L>) -> Result<()> {
+        let (iteration, iters) = (trainer.iteration(), trainer.config().iters);
+        let due = self.questions.as_ref().filter(|questions| questions.are_due(iteration, iters));
+        let Some(questions) = due else { return Ok(()) };
+        let began = Instant::now();
+        let adapter = trainer.any_adapter().await?;
+        let Some(answers) = questions.ask(self.engine, &adapter).await? else { return Ok(()) };
+        let (correct, n) = (answers.correct, answers.n);
+        let (accuracy, seconds) = (correct as f64 / n as f64, began.elapsed().as_secs_f64());
+        self.follow.note(
+            format_args!("iteration {iteration}: {correct} of {n} answers right, {seconds:.1} s"),
+            &json!({
+                "iteration": iteration,
+                "eval_accuracy": accuracy,
+                "eval_correct": correct,
+                "eval_examples": n,
+                "seconds": seconds,
+            }),
+        )
     }
 
     fn count(&mut self, began: Instant, tokens: usize) {
@@ -281,22 +334,32 @@ impl Run<'_> {
         let iterations = std::mem::take(&mut self.interval_iterations);
         let (its, rate) = (iterations as f64 / seconds, tokens as f64 / seconds);
         let peak = memory::peak(self.engine);
-        let shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
+        let mut shown = peak.map_or(String::new(), |peak| format!(", {peak}"));
+        let pairs = trainer.preference().filter(|preference| preference.pairs > 0);
+        let of_pairs = pairs.map(|Preference { pairs, correct, margin, .. }| {
+            (correct as f64 / pairs as f64, margin / pairs as f64)
+        });
+        let mut line = json!({
+            "iteration": iteration,
+            "train_loss": loss,
+            "gradient_norm": gradient_norm,
+            "learning_rate": trainer.learning_rate(),
+            "iterations_per_second": its,
+            "tokens_per_second": rate,
+            "trained_tokens": trained_tokens,
+            "peak_memory_bytes": peak.map(|peak| peak.bytes),
+        });
+        if let Some((accuracy, margin)) = of_pairs {
+            shown += &format!(", {:.0} % of pairs right, margin {margin:.3}", accuracy * 100.0);
+            line["rewards/accuracies"] = json!(accuracy);
+            line["rewards/margins"] = json!(margin);
+        }
         self.follow.note(
             format_args!(
                 "iteration {iteration}: training loss {loss:.4}, gradient norm \
                  {gradient_norm:.3}, {its:.3} it/s, {rate:.0} tokens/s{shown}"
             ),
-            &json!({
-                "iteration": iteration,
-                "train_loss": loss,
-                "gradient_norm": gradient_norm,
-                "learning_rate": trainer.learning_rate(),
-                "iterations_per_second": its,
-                "tokens_per_second": rate,
-                "trained_tokens": trained_tokens,
-                "peak_memory_bytes": peak.map(|peak| peak.bytes),
-            }),
+            &line,
         )?;
         Ok(rate)
     }

@@ -3,7 +3,7 @@
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
-use engram::train::{AdapterType, LrSchedule, Optimizer, ScheduleName, TrainConfig};
+use engram::train::{AdapterType, LrSchedule, Optimizer, ScheduleName, TrainConfig, TrainMode};
 
 /// Whose rules.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -12,6 +12,15 @@ pub enum Semantics {
     Engram,
     /// MLX-LM's, loss for loss
     Mlx,
+}
+
+/// `--train-mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// Texts and answers
+    Sft,
+    /// Pairs of a chosen and a rejected answer
+    Dpo,
 }
 
 /// `--adapter-type`.
@@ -49,6 +58,12 @@ pub struct Settings {
     /// Whose rules for data order, targets, weighting and Adam [default: engram]
     #[arg(long)]
     pub semantics: Option<Semantics>,
+    /// What is learned from: answers (sft), or which of two answers is preferred (dpo) [default: sft]
+    #[arg(long, value_name = "MODE")]
+    pub train_mode: Option<Mode>,
+    /// How far dpo lets the model move from what it was; the larger, the less [default: 0.1]
+    #[arg(long)]
+    pub beta: Option<f32>,
     /// Batches to train on [default: 100]
     #[arg(long)]
     pub iters: Option<usize>,
@@ -70,6 +85,9 @@ pub struct Settings {
     /// Scale of the adapter; PEFT's alpha / rank [default: 20]
     #[arg(long)]
     pub scale: Option<f32>,
+    /// Probability of what an adapter gets of its layer's input to be 0 in training [default: 0]
+    #[arg(long)]
+    pub dropout: Option<f32>,
     /// Blocks to adapt, from the last; -1 is all [default: 16]
     #[arg(long, allow_negative_numbers = true)]
     pub num_layers: Option<i64>,
@@ -99,7 +117,7 @@ pub struct Settings {
     #[arg(long)]
     pub weight_decay: Option<f32>,
     /// Adam's decays of both moments [default: 0.9,0.999]
-    #[arg(long, value_delimiter = ',', num_args = 2)]
+    #[arg(long, value_delimiter = ',')]
     pub betas: Option<Vec<f64>>,
     /// Added to the root of Adam's second moment [default: 1e-8]
     #[arg(long)]
@@ -173,12 +191,21 @@ impl Settings {
             config.keys = ["self_attn.o_proj", "mlp.down_proj"].map(str::to_owned).into();
         }
         if self.adapter_type == Some(Type::Full) {
-            let given = [self.rank.is_some(), self.scale.is_some(), self.keys.is_some()];
-            let flags = ["--rank", "--scale", "--keys"];
+            let given = [
+                self.rank.is_some(),
+                self.scale.is_some(),
+                self.keys.is_some(),
+                self.dropout.is_some(),
+            ];
+            let flags = ["--rank", "--scale", "--keys", "--dropout"];
             if let Some((flag, _)) = flags.iter().zip(given).find(|(_, given)| *given) {
                 bail!("{flag} is an adapter's; full fine-tuning trains the blocks themselves");
             }
         }
+        ensure!(
+            self.betas.as_ref().is_none_or(|betas| betas.len() == 2),
+            "--betas are two numbers, as 0.9,0.999"
+        );
         if self.semantics == Some(Semantics::Mlx) {
             config.bias_correction = false;
         }
@@ -193,6 +220,9 @@ impl Settings {
                 "--learning-rate is {rate}, the schedule begins with {first}; leave one of them out"
             );
         }
+        if self.train_mode != Some(Mode::Dpo) {
+            ensure!(self.beta.is_none(), "--beta is dpo's; add --train-mode dpo");
+        }
         if let Some(optimizer) = self.optimizer
             && !matches!(optimizer, Optimizer::Adam | Optimizer::Adamw)
             && self.bias_correction.is_some()
@@ -206,6 +236,9 @@ impl Settings {
                 "adafactor takes step sizes of its own; say --relative-step false, or leave out \
                  --learning-rate and its schedule"
             );
+        }
+        if let Some(betas) = &self.betas {
+            ensure!(betas.len() == 2, "--betas takes two numbers, as 0.9,0.999");
         }
         Ok(self.put_over(config))
     }
@@ -245,12 +278,20 @@ impl Settings {
                 Semantics::Mlx => batch::Semantics::Mlx,
             };
         }
+        if let Some(mode) = self.train_mode {
+            config.train_mode = match mode {
+                Mode::Sft => TrainMode::Sft,
+                Mode::Dpo => TrainMode::Dpo,
+            };
+        }
+        put(&mut config.beta, &self.beta);
         put(&mut config.iters, &self.iters);
         put(&mut config.batch_size, &self.batch_size);
         put(&mut config.learning_rate, &self.learning_rate);
         put(&mut config.adapter_type, &self.adapter_type.map(Into::into));
         put(&mut config.rank, &self.rank);
         put(&mut config.scale, &self.scale);
+        put(&mut config.dropout, &self.dropout);
         put(&mut config.num_layers, &self.num_layers);
         put(&mut config.keys, &self.keys);
         put(&mut config.modules_to_save, &self.modules_to_save);

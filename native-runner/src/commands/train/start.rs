@@ -71,11 +71,7 @@ impl Start {
         let (train, valid) = data(engine, options, &config, terminal)?;
         if let Some(epochs) = options.settings.epochs {
             config.iters = iters_of(epochs, train.batches())?;
-            terminal.note(format_args!(
-                "{epochs} epochs of {} iterations: {} iterations",
-                train.batches(),
-                config.iters
-            ));
+            terminal.note(format_args!("epochs: {epochs}, of {} iterations each", train.batches()));
         }
         if let Some(checkpoint) = &mut checkpoint {
             let (iters, done) = (config.iters, checkpoint.iteration);
