@@ -73,6 +73,10 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     if is_gguf(path) {
         return Ok(vec![path.to_owned()]);
     }
+    // One of several in a folder, as MLX-LM leaves them on the way.
+    if path.extension().is_some_and(|extension| extension == "safetensors") && path.is_file() {
+        return Ok(vec![path.with_file_name(CONFIG_FILE), path.to_owned()]);
+    }
     let shown = path.display();
     ensure!(path.is_dir(), "{shown}: no such folder; give one with an adapter, or a .gguf file");
     let config = source::required(path, CONFIG_FILE)?;
@@ -81,11 +85,11 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![name, weights])
 }
 
-/// The adapter in `folder`, in MLX's files or PEFT's.
-pub fn read_folder(folder: &Path) -> Result<AnyAdapter> {
-    let files = files(folder)?;
-    let [path, weights] = &files[..] else { bail!("{}: not a folder", folder.display()) };
-    let config = source::required(folder, CONFIG_FILE)?;
+/// The adapter in a folder, in MLX's files or PEFT's, or its weights' file there.
+pub fn read_folder(from: &Path) -> Result<AnyAdapter> {
+    let files = files(from)?;
+    let [path, weights] = &files[..] else { bail!("{}: not a folder", from.display()) };
+    let config = source::required(path.parent().unwrap_or(Path::new("")), CONFIG_FILE)?;
     let weights = Box::new(FileSource::open(weights)?);
     Ok(pollster::block_on(read(&path.display().to_string(), &config, weights, &KINDS))?)
 }
@@ -201,6 +205,12 @@ mod tests {
         write_folder(folder.path(), &files.iter().collect::<Vec<_>>()).unwrap();
         let read = read_folder(folder.path()).unwrap();
         assert_eq!(read.count(), 1);
+        // Another file of weights in the folder, by its own name.
+        let weights = folder.path().join("adapter_model.safetensors");
+        let step = folder.path().join("0000100_adapters.safetensors");
+        fs::rename(&weights, &step).unwrap();
+        assert_eq!(read_folder(&step).unwrap(), read);
+        assert!(error(read_folder(&weights)).contains("no such folder"));
         let problem = read.lora("mine").unwrap_err().to_string();
         assert_eq!(problem, "mine: is a BOTTLENECK adapter, which needs --engine burn");
     }

@@ -26,8 +26,8 @@ pub struct Options {
     #[arg(long)]
     system: Option<String>,
 
-    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file; given several times,
-    /// they are added up, each times the weight after its colon
+    /// A trained adapter: a folder (MLX's or PEFT's files), a .safetensors file in one, or a GGUF LoRA
+    /// file; given several times, they are added up, each times the weight after its colon
     #[arg(long, value_name = "PATH[:WEIGHT]")]
     adapter_path: Vec<adapter::AdapterSpec>,
 

@@ -18,8 +18,8 @@ pub struct Options {
     #[arg(long, value_name = "ID,…", value_delimiter = ',', required = true)]
     ids: Vec<u32>,
 
-    /// A trained adapter: a folder (MLX's or PEFT's files) or a GGUF LoRA file; given several times,
-    /// they are added up, each times the weight after its colon
+    /// A trained adapter: a folder (MLX's or PEFT's files), a .safetensors file in one, or a GGUF LoRA
+    /// file; given several times, they are added up, each times the weight after its colon
     #[arg(long, value_name = "PATH[:WEIGHT]")]
     adapter_path: Vec<adapter::AdapterSpec>,
 
