@@ -202,7 +202,7 @@ mod tests {
             ),
             (problem(&none, &[tensor("t", DType::Q8_0, &[32, 33])]), "`t` [32, 33] can't be"),
             (
-                problem(&none, &[tensor("t", DType::F16, &[usize::MAX, 2])]),
+                problem(&none, &[tensor("t", DType::F16, &[usize::MAX, usize::MAX, 2])]),
                 "can't be stored as F16",
             ),
             (problem(&none, &[huge]), "can't be stored as F32"),
