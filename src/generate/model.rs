@@ -100,7 +100,7 @@ impl Model {
     /// The GPU's side of it.
     ///
     /// # Errors
-    /// [`Error::Invalid`] if burn computes it.
+    /// [`Error::Invalid`](crate::Error::Invalid) if burn computes it.
     pub fn gpu(&self) -> Result<&GpuModel> {
         match self {
             Model::Gpu(gpu) => Ok(gpu),
