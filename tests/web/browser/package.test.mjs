@@ -349,7 +349,7 @@ both(
         ];
         await run("pairs", pairs, { train_mode: "dpo", beta: 0.5, batch_size: 2, learning_rate: 1e-2 });
         const answers = [{ prompt: "hello", completion: "there you are" }];
-        const trainer = await run("blocks", answers, { adapter_type: "full", learning_rate: 1e-2 });
+        const trainer = await run("blocks", answers, { adapter_type: "full", batch_size: 1, learning_rate: 1e-2 });
         await engine.adapters.load("whole", await trainer.exportAdapter("mlx"));
         const ask = async (/** @type {string | null} */ adapter) =>
             (await engine.generate("hello", { max_tokens: 8, adapter })).text;
