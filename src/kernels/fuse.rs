@@ -13,6 +13,9 @@ const KERNEL: Kernel = Kernel {
     storage: &[Read, Write],
 };
 
+/// Rows that stand side by side in the grid.
+const ACROSS: usize = 1024;
+
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
 struct Params {
@@ -26,7 +29,8 @@ struct Params {
     magnitude: u32,
     scale: f32,
     has_magnitude: u32,
-    pad: [u32; 2],
+    part_rows: u32,
+    pad: u32,
 }
 
 /// An update on the GPU, its arrays in one buffer.
@@ -65,13 +69,12 @@ pub fn fuse(r: &mut Recorder, update: Update<'_>, w: &Matrix) -> Result<()> {
             magnitude: update.magnitude.unwrap_or(0),
             scale: update.scale,
             has_magnitude: update.magnitude.is_some().into(),
-            pad: [0; 2],
+            part_rows: part.rows as u32,
+            pad: 0,
         };
         let [values, _] = w.planes(part);
         // A side of a grid is at most 65535.
-        let across = (1..=part.rows).rev().find(|n| *n <= 1024 && part.rows % n == 0);
-        let across = across.unwrap_or(1);
-        let grid = [Extent::Fixed(across as u32), Extent::cover(part.rows, across), ONE];
+        let grid = [Extent::Fixed(ACROSS as u32), Extent::cover(part.rows, ACROSS), ONE];
         r.dispatch(&KERNEL, &[], &params, &[update.a.buffer.into(), values], grid)?;
     }
     Ok(())

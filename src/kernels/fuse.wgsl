@@ -11,6 +11,7 @@ struct Params {
     magnitude: u32,
     scale: f32,
     has_magnitude: u32,
+    part_rows: u32, // of that part
 }
 
 @group(0) @binding(1) var<uniform> params: Params;
@@ -36,6 +37,9 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
 ) {
     let row = group.y * groups.x + group.x;
+    if row >= params.part_rows {
+        return;
+    }
     var sum = 0.0;
     for (var i = thread; i < params.in_features; i += THREADS) {
         let value = updated(row, i);

@@ -244,6 +244,9 @@ impl TrainConfig {
                 self.dropout
             )));
         }
+        if self.adapter_type == AdapterType::Full && self.dropout > 0.0 {
+            return Err(Error::invalid("dropout is an adapter's; full fine-tuning has none"));
+        }
         if let Some(beta) = self.betas.iter().find(|beta| !(0.0..1.0).contains(*beta)) {
             return Err(Error::invalid(format!("a beta is {beta}; it is from 0 to below 1")));
         }
@@ -260,6 +263,10 @@ impl TrainConfig {
             }
             if self.semantics == Semantics::Mlx {
                 return Err(Error::invalid("MLX-LM has no dpo; leave out semantics mlx"));
+            }
+            // What is dropped would differ between telling a pair apart and learning from it.
+            if self.dropout > 0.0 {
+                return Err(Error::invalid("dpo is without dropout, as TRL's; leave it out"));
             }
         }
         if self.mask_prompt && self.assistant_only_loss {
@@ -570,6 +577,14 @@ mod tests {
             (TrainConfig { momentum: Some(1.0), ..sgd() }, "momentum is 1; it is below 1"),
             (TrainConfig { betas: [0.9, 1.0], ..base() }, "a beta is 1"),
             (TrainConfig { dropout: 1.0, ..base() }, "dropout is 1"),
+            (
+                TrainConfig { dropout: 0.1, adapter_type: AdapterType::Full, ..base() },
+                "full fine-tuning has none",
+            ),
+            (
+                TrainConfig { dropout: 0.1, train_mode: TrainMode::Dpo, ..base() },
+                "dpo is without dropout",
+            ),
         ] {
             let error = config.check().unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");

@@ -474,10 +474,10 @@ export interface TrainConfig {
     relative_step?: boolean;
     /** Whether Adafactor's steps are as large as the parameters; default true. */
     scale_parameter?: boolean;
-    /** AdamW's; default 0.01. */
+    /** The decay of the parameters, which `adam` has not; default 0. */
     weight_decay?: number;
-    /** Whether Adam corrects the bias of its first steps; by default as `semantics` has it. */
-    bias_correction?: boolean | null;
+    /** Whether Adam corrects the bias of its first steps; default true. MLX-LM's does not. */
+    bias_correction?: boolean;
     /** Examples a batch; default 4. */
     batch_size?: number;
     /** Default 100. */

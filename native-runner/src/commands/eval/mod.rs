@@ -9,7 +9,7 @@ use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum, value_parser};
 use engram::eval::report::{Environment, Training};
 use engram::eval::{
@@ -253,8 +253,9 @@ pub fn names(folders: &[PathBuf], names: &[String]) -> Result<Vec<(String, Optio
     }
     check_names(&named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
         .context("--name")?;
-    if let Some(folder) = folders.iter().find(|folder| !folder.is_dir()) {
-        bail!("{}: no such folder; give one with an adapter", folder.display());
+    // Before the model is loaded.
+    for path in folders {
+        adapter::files(path)?;
     }
     Ok(named)
 }
