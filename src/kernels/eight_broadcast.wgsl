@@ -1,23 +1,6 @@
 // Eight neighbouring values for every lane: each of eight lanes loads one and broadcasts it. The twin is
 // `eight_loads.wgsl`. `one_value` is the kernel's own.
 
-fn spread(v: f32) -> Eight {
-    return Eight(
-        vec4<f32>(
-            subgroupBroadcast(v, 0u),
-            subgroupBroadcast(v, 1u),
-            subgroupBroadcast(v, 2u),
-            subgroupBroadcast(v, 3u),
-        ),
-        vec4<f32>(
-            subgroupBroadcast(v, 4u),
-            subgroupBroadcast(v, 5u),
-            subgroupBroadcast(v, 6u),
-            subgroupBroadcast(v, 7u),
-        ),
-    );
-}
-
 // Those at `at` and after it, of which only `count` are there; the others are 0.
 fn eight_values(at: u32, count: u32, lane: u32) -> Eight {
     return spread(select(0.0, one_value(at + lane), lane < count));

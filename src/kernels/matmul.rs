@@ -27,7 +27,8 @@ macro_rules! kernel {
 
 const TILES: Kernel = kernel!("matmul_tile", "matmul.wgsl");
 const LOADS: Kernel = kernel!("matmul_loads", "eight_loads.wgsl", "matmul_rows.wgsl");
-const BROADCAST: Kernel = kernel!("matmul_broadcast", "eight_broadcast.wgsl", "matmul_rows.wgsl");
+const BROADCAST: Kernel =
+    kernel!("matmul_broadcast", "spread.wgsl", "eight_broadcast.wgsl", "matmul_rows.wgsl");
 
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;

@@ -32,6 +32,7 @@ const LOADS: Kernel = kernel!(
 );
 const BROADCAST: Kernel = kernel!(
     "matmul_transposed_broadcast",
+    "spread.wgsl",
     "eight_broadcast.wgsl",
     "matmul_transposed_broadcast.wgsl",
     "matmul_transposed_rows.wgsl"

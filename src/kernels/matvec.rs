@@ -30,12 +30,8 @@ macro_rules! kernel {
 
 const TILES: Kernel = kernel!("matvec_tile", "matvec.wgsl");
 const LOADS: Kernel = kernel!("matvec_loads", "matvec_loads.wgsl", "matvec_rows.wgsl");
-const BROADCAST: Kernel = kernel!(
-    "matvec_broadcast",
-    "eight_broadcast.wgsl",
-    "matvec_broadcast.wgsl",
-    "matvec_rows.wgsl"
-);
+const BROADCAST: Kernel =
+    kernel!("matvec_broadcast", "spread.wgsl", "matvec_broadcast.wgsl", "matvec_rows.wgsl");
 
 /// Rows of W that a workgroup of `matvec.wgsl` does, pairs or not, and of `matvec_rows.wgsl`, or half as
 /// many pairs.

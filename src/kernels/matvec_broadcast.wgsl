@@ -1,19 +1,34 @@
-// What `matvec_rows.wgsl` takes from x, spread over eight lanes by `eight_broadcast.wgsl`.
+// What `matvec_rows.wgsl` takes from x, broadcast among eight lanes.
 var<private> squares = 0.0; // of what this lane loaded
 
-fn one_value(col: u32) -> f32 {
-    return x[params.x_at + col / 4u][col % 4u];
+// Four columns of a block of x for each lane, times the norm's weight; 0 past the end.
+fn own_x(block: u32, lane: u32) -> vec4<f32> {
+    let four = block * 8u + lane;
+    let inside = vec4<u32>(four * 4u) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(params.in_features);
+    var v = select(vec4<f32>(), x[params.x_at + four], inside);
+    if NORM {
+        squares += dot(v, v);
+        v = select(v, v * norm[four], inside);
+    }
+    return v;
 }
 
-// x at `col` and after it, times the norm's weight; 0 past the end.
-fn eight_x(col: u32, lane: u32) -> Eight {
-    let own = col + lane;
-    var v = select(0.0, one_value(own), own < params.in_features);
-    if NORM {
-        squares += v * v;
-        v *= norm[own / 4u][own % 4u];
+// A quarter of a block of x, for every lane.
+fn eight_x(own: vec4<f32>, block: u32, quarter: u32) -> Eight {
+    switch quarter {
+        case 0u: {
+            return Eight(subgroupBroadcast(own, 0u), subgroupBroadcast(own, 1u));
+        }
+        case 1u: {
+            return Eight(subgroupBroadcast(own, 2u), subgroupBroadcast(own, 3u));
+        }
+        case 2u: {
+            return Eight(subgroupBroadcast(own, 4u), subgroupBroadcast(own, 5u));
+        }
+        default: {
+            return Eight(subgroupBroadcast(own, 6u), subgroupBroadcast(own, 7u));
+        }
     }
-    return spread(v);
 }
 
 // Of all of x, once all of it was taken.

@@ -11,7 +11,13 @@ fn four_x(col: u32) -> vec4<f32> {
     return v;
 }
 
-fn eight_x(col: u32, lane: u32) -> Eight {
+// No lane has any of its own.
+fn own_x(block: u32, lane: u32) -> vec4<f32> {
+    return vec4<f32>();
+}
+
+fn eight_x(own: vec4<f32>, block: u32, quarter: u32) -> Eight {
+    let col = block * BLOCK + quarter * 8u;
     return Eight(four_x(col), four_x(col + 4u));
 }
 

@@ -1,35 +1,57 @@
 // `matvec.wgsl` for the adapters of `matmul_rows.wgsl`: a thread does eight rows of W, or with GATED four
-// pairs of rows. `eight_x`, `eight_h` and `all_squares` are those of `matvec_broadcast.wgsl` or of
+// pairs of rows. `own_x`, `eight_x`, `eight_h` and `all_squares` are those of `matvec_broadcast.wgsl` or of
 // `matvec_loads.wgsl`.
+//
+// A loop over the quarters of a block would be shorter, but llvmpipe masks whatever a loop carries, and
+// could not keep the words of a block from one quarter to the next.
 
 const THREADS = 8u;
 const PER = 8u; // rows of W a thread
 const COLUMNS = 8u; // of A, a workgroup
 
-// Eight columns of four rows of W, before their scales, times those of x.
-fn four_rows(blocks: vec4<u32>, quarter: u32, v: Eight) -> vec4<f32> {
-    let r0 = eight_raw(blocks.x, quarter);
-    let r1 = eight_raw(blocks.y, quarter);
-    let r2 = eight_raw(blocks.z, quarter);
-    let r3 = eight_raw(blocks.w, quarter);
-    var sum = v.a.x * vec4<f32>(r0.a.x, r1.a.x, r2.a.x, r3.a.x);
-    sum += v.a.y * vec4<f32>(r0.a.y, r1.a.y, r2.a.y, r3.a.y);
-    sum += v.a.z * vec4<f32>(r0.a.z, r1.a.z, r2.a.z, r3.a.z);
-    sum += v.a.w * vec4<f32>(r0.a.w, r1.a.w, r2.a.w, r3.a.w);
-    sum += v.b.x * vec4<f32>(r0.b.x, r1.b.x, r2.b.x, r3.b.x);
-    sum += v.b.y * vec4<f32>(r0.b.y, r1.b.y, r2.b.y, r3.b.y);
-    sum += v.b.z * vec4<f32>(r0.b.z, r1.b.z, r2.b.z, r3.b.z);
-    sum += v.b.w * vec4<f32>(r0.b.w, r1.b.w, r2.b.w, r3.b.w);
+// Four rows of W, in one of their blocks.
+struct Rows {
+    blocks: vec4<u32>,
+    // 16 bytes of each.
+    w0: vec4<u32>,
+    w1: vec4<u32>,
+    w2: vec4<u32>,
+    w3: vec4<u32>,
+    products: vec4<f32>, // with x, before their scales
+}
+
+// Adds the products of a quarter, which are taken in order.
+fn add(rows: Rows, quarter: u32, v: Eight) -> Rows {
+    var sum = rows;
+    let blocks = rows.blocks;
+    if quarter % quarters_together() == 0u {
+        sum.w0 = sixteen_bytes(blocks.x, quarter);
+        sum.w1 = sixteen_bytes(blocks.y, quarter);
+        sum.w2 = sixteen_bytes(blocks.z, quarter);
+        sum.w3 = sixteen_bytes(blocks.w, quarter);
+    }
+    let r0 = eight_of(sum.w0, blocks.x, quarter);
+    let r1 = eight_of(sum.w1, blocks.y, quarter);
+    let r2 = eight_of(sum.w2, blocks.z, quarter);
+    let r3 = eight_of(sum.w3, blocks.w, quarter);
+    sum.products += v.a.x * vec4<f32>(r0.a.x, r1.a.x, r2.a.x, r3.a.x);
+    sum.products += v.a.y * vec4<f32>(r0.a.y, r1.a.y, r2.a.y, r3.a.y);
+    sum.products += v.a.z * vec4<f32>(r0.a.z, r1.a.z, r2.a.z, r3.a.z);
+    sum.products += v.a.w * vec4<f32>(r0.a.w, r1.a.w, r2.a.w, r3.a.w);
+    sum.products += v.b.x * vec4<f32>(r0.b.x, r1.b.x, r2.b.x, r3.b.x);
+    sum.products += v.b.y * vec4<f32>(r0.b.y, r1.b.y, r2.b.y, r3.b.y);
+    sum.products += v.b.z * vec4<f32>(r0.b.z, r1.b.z, r2.b.z, r3.b.z);
+    sum.products += v.b.w * vec4<f32>(r0.b.w, r1.b.w, r2.b.w, r3.b.w);
     return sum;
 }
 
-// A block's products with four rows, given those before the scales and the sum of x over its columns.
-fn scaled(blocks: vec4<u32>, products: vec4<f32>, sum: f32) -> vec4<f32> {
-    let r0 = block_scale(blocks.x);
-    let r1 = block_scale(blocks.y);
-    let r2 = block_scale(blocks.z);
-    let r3 = block_scale(blocks.w);
-    return products * vec4<f32>(r0.x, r1.x, r2.x, r3.x) + sum * vec4<f32>(r0.y, r1.y, r2.y, r3.y);
+// The products, given the sum of x over the columns of the block.
+fn scaled(rows: Rows, sum: f32) -> vec4<f32> {
+    let r0 = block_scale(rows.blocks.x);
+    let r1 = block_scale(rows.blocks.y);
+    let r2 = block_scale(rows.blocks.z);
+    let r3 = block_scale(rows.blocks.w);
+    return rows.products * vec4<f32>(r0.x, r1.x, r2.x, r3.x) + sum * vec4<f32>(r0.y, r1.y, r2.y, r3.y);
 }
 
 // h[j] times B[j, :] of four rows; past the end of h its 0 meets the last row.
@@ -57,22 +79,31 @@ fn times_a(x_i: f32, i: u32, down: vec4<u32>, column: u32) -> f32 {
     return x_i * parameters[down.x + min(i, params.in_features - 1u) * down.y + column];
 }
 
+// x[i] and the seven after it times a column.
+fn eight_times_a(v: Eight, i: u32, down: vec4<u32>, column: u32) -> f32 {
+    return times_a(v.a.x, i, down, column)
+        + times_a(v.a.y, i + 1u, down, column)
+        + times_a(v.a.z, i + 2u, down, column)
+        + times_a(v.a.w, i + 3u, down, column)
+        + times_a(v.b.x, i + 4u, down, column)
+        + times_a(v.b.y, i + 5u, down, column)
+        + times_a(v.b.z, i + 6u, down, column)
+        + times_a(v.b.w, i + 7u, down, column);
+}
+
 // Eight columns of an A, one a lane.
 fn columns(group: u32, lane: u32) {
     let down = down_of(group);
     let column = (group - down.w) * COLUMNS + lane;
     let c = min(column, down.y - 1u);
     var sum = 0.0;
-    for (var i = 0u; i < params.in_features; i += 8u) {
-        let v = eight_x(i, lane);
-        sum += times_a(v.a.x, i, down, c);
-        sum += times_a(v.a.y, i + 1u, down, c);
-        sum += times_a(v.a.z, i + 2u, down, c);
-        sum += times_a(v.a.w, i + 3u, down, c);
-        sum += times_a(v.b.x, i + 4u, down, c);
-        sum += times_a(v.b.y, i + 5u, down, c);
-        sum += times_a(v.b.z, i + 6u, down, c);
-        sum += times_a(v.b.w, i + 7u, down, c);
+    for (var block = 0u; block * BLOCK < params.in_features; block += 1u) {
+        let i = block * BLOCK;
+        let own = own_x(block, lane);
+        sum += eight_times_a(eight_x(own, block, 0u), i, down, c);
+        sum += eight_times_a(eight_x(own, block, 1u), i + 8u, down, c);
+        sum += eight_times_a(eight_x(own, block, 2u), i + 16u, down, c);
+        sum += eight_times_a(eight_x(own, block, 3u), i + 24u, down, c);
     }
     if NORM {
         sum *= norm_scale(all_squares());
@@ -100,20 +131,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var low_sum = vec4<f32>();
     var high_sum = vec4<f32>();
     for (var block = 0u; block < blocks; block += 1u) {
-        let low_at = low * blocks + block;
-        let high_at = high * blocks + block;
-        var low_products = vec4<f32>();
-        var high_products = vec4<f32>();
-        var sums = vec4<f32>();
-        for (var quarter = 0u; quarter < 4u; quarter += 1u) {
-            let v = eight_x(block * BLOCK + quarter * 8u, thread);
-            low_products += four_rows(low_at, quarter, v);
-            high_products += four_rows(high_at, quarter, v);
-            sums += v.a + v.b;
-        }
+        var low_rows: Rows;
+        var high_rows: Rows;
+        low_rows.blocks = low * blocks + block;
+        high_rows.blocks = high * blocks + block;
+        let own = own_x(block, thread);
+        let x0 = eight_x(own, block, 0u);
+        low_rows = add(low_rows, 0u, x0);
+        high_rows = add(high_rows, 0u, x0);
+        let x1 = eight_x(own, block, 1u);
+        low_rows = add(low_rows, 1u, x1);
+        high_rows = add(high_rows, 1u, x1);
+        let x2 = eight_x(own, block, 2u);
+        low_rows = add(low_rows, 2u, x2);
+        high_rows = add(high_rows, 2u, x2);
+        let x3 = eight_x(own, block, 3u);
+        low_rows = add(low_rows, 3u, x3);
+        high_rows = add(high_rows, 3u, x3);
+        let sums = x0.a + x0.b + x1.a + x1.b + x2.a + x2.b + x3.a + x3.b;
         let sum = sums.x + sums.y + sums.z + sums.w;
-        low_sum += scaled(low_at, low_products, sum);
-        high_sum += scaled(high_at, high_products, sum);
+        low_sum += scaled(low_rows, sum);
+        high_sum += scaled(high_rows, sum);
     }
     if NORM {
         let scale = norm_scale(all_squares());

@@ -26,31 +26,72 @@ fn block_scale(block: u32) -> vec2<f32> {
     }
 }
 
-// Weights 8·quarter … 8·quarter + 7 of a block, before its `block_scale`.
+fn eight_nibbles(word: u32) -> Eight {
+    let low = (vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
+    let high = (vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u);
+    // CPUs turn signed numbers into floats far faster than unsigned ones.
+    return Eight(vec4<f32>(vec4<i32>(low)), vec4<f32>(vec4<i32>(high)));
+}
+
+// Weights 8·quarter … 8·quarter + 7 of a block, before its `block_scale`, by the loads of just those.
 fn eight_raw(block: u32, quarter: u32) -> Eight {
     switch FORMAT {
-        case 1u: {
-            let words = values[block * 4u + quarter];
-            return Eight(
-                vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)),
-                vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w)),
-            );
-        }
         case 2u: {
             let at = block * 2u + quarter / 2u;
             let half = (quarter & 1u) * 2u;
             return Eight(signed_bytes(values[at][half]), signed_bytes(values[at][half + 1u]));
         }
         case 3u: {
-            let word = values[block][quarter];
-            let low = (vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
-            let high = (vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u);
-            // CPUs turn signed numbers into floats far faster than unsigned ones.
-            return Eight(vec4<f32>(vec4<i32>(low)), vec4<f32>(vec4<i32>(high)));
+            return eight_nibbles(values[block][quarter]);
         }
         default: {
-            let first = block * 8u + quarter * 2u;
-            return Eight(bitcast<vec4<f32>>(values[first]), bitcast<vec4<f32>>(values[first + 1u]));
+            return eight_of(sixteen_bytes(block, quarter), block, quarter);
+        }
+    }
+}
+
+// How many quarters of a block are in the 16 bytes of one.
+fn quarters_together() -> u32 {
+    switch FORMAT {
+        case 2u: {
+            return 2u;
+        }
+        case 3u: {
+            return 4u;
+        }
+        default: {
+            return 1u;
+        }
+    }
+}
+
+// Where a quarter is, or begins.
+fn sixteen_bytes(block: u32, quarter: u32) -> vec4<u32> {
+    if FORMAT == 0u {
+        return values[block * 8u + quarter * 2u];
+    }
+    return values[(block * 4u + quarter) / quarters_together()];
+}
+
+// `eight_raw`, given its `sixteen_bytes`.
+fn eight_of(words: vec4<u32>, block: u32, quarter: u32) -> Eight {
+    switch FORMAT {
+        case 1u: {
+            return Eight(
+                vec4<f32>(unpack2x16float(words.x), unpack2x16float(words.y)),
+                vec4<f32>(unpack2x16float(words.z), unpack2x16float(words.w)),
+            );
+        }
+        case 2u: {
+            let half = (quarter & 1u) * 2u;
+            return Eight(signed_bytes(words[half]), signed_bytes(words[half + 1u]));
+        }
+        case 3u: {
+            return eight_nibbles(words[quarter]);
+        }
+        default: {
+            let rest = values[block * 8u + quarter * 2u + 1u];
+            return Eight(bitcast<vec4<f32>>(words), bitcast<vec4<f32>>(rest));
         }
     }
 }

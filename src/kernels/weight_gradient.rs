@@ -26,6 +26,7 @@ const LOADS: Kernel =
 const BROADCAST: Kernel = kernel!(
     "weight_gradient_broadcast",
     "eight.wgsl",
+    "spread.wgsl",
     "eight_broadcast.wgsl",
     "weight_gradient_rows.wgsl"
 );
