@@ -13,6 +13,7 @@ macro_rules! kernel {
             source: &[
                 include_str!("step.wgsl"),
                 include_str!("token.wgsl"),
+                include_str!("eight.wgsl"),
                 include_str!($kv),
                 include_str!("append.wgsl"),
             ],

@@ -16,6 +16,7 @@ macro_rules! kernel {
             source: &[
                 include_str!("step.wgsl"),
                 include_str!("token.wgsl"),
+                include_str!("eight.wgsl"),
                 include_str!("narrow.wgsl"),
                 include_str!("attention_step.wgsl"),
                 $(include_str!($part)),+

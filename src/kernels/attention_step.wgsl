@@ -2,7 +2,7 @@
 // position, writes key and value into the cache and mixes the values. A workgroup a query head, as in
 // `attention.wgsl`; each turns the key it needs, and the first of a key's heads writes it. None reads
 // the row of the cache that is being written: its own key is where the softmax starts.
-// `query_times` and `highest_score` are those of `attention_step_plain.wgsl`, or where
+// `query_times`, `note_score` and `highest_score` are those of `attention_step_plain.wgsl`, or where
 // `matmul_rows.wgsl` runs of `attention_step_subgroup.wgsl`.
 
 struct Up {
@@ -31,8 +31,8 @@ struct Params {
 @group(0) @binding(3) var<storage, read> tokens: array<Token>; // (1)
 @group(0) @binding(4) var<storage, read> table: array<vec2<f32>>; // (positions, d/2): cos, sin
 @group(0) @binding(5) var<storage, read> parameters: array<f32>;
-@group(0) @binding(6) var<storage, read_write> keys: array<Four>; // (capacity, kv_heads·d)
-@group(0) @binding(7) var<storage, read_write> values: array<Four>; // (capacity, kv_heads·d)
+@group(0) @binding(6) var<storage, read_write> keys: array<StoredEight>; // (capacity, kv_heads·d)
+@group(0) @binding(7) var<storage, read_write> values: array<StoredEight>; // (capacity, kv_heads·d)
 @group(0) @binding(8) var<storage, read_write> out: array<f32>; // (heads·d), then a share of h a head
 
 const THREADS = 64u;
@@ -43,7 +43,7 @@ var<workgroup> own_key: array<vec4<f32>, MOST_QUADS>;
 var<workgroup> own_value: array<vec4<f32>, MOST_QUADS>;
 var<workgroup> scores: array<f32, THREADS>;
 var<workgroup> weights: array<f32, THREADS>;
-var<workgroup> sums: array<vec4<f32>, THREADS>;
+var<workgroup> sums: array<Eight, THREADS>;
 
 // Four features of a product, whose own number `quad` is; `cols` it has in all.
 fn updated(at: u32, quad: u32, cols: u32, up: Up) -> vec4<f32> {
@@ -74,10 +74,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let lane = thread % 8u;
     let head = group.x;
     let quads = params.quads;
-    let half = quads / 2u;
+    let half = quads / 2u; // the eights too
     let group_heads = params.heads / params.kv_heads;
     let kv_stride = params.kv_heads * quads;
     let kv_base = head / group_heads * quads;
+    let eights_stride = params.kv_heads * half;
+    let eights_base = head / group_heads * half;
     let token = tokens[0];
     let own = token.last_key;
 
@@ -104,38 +106,39 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
     workgroupBarrier();
-    for (var i = thread; i < quads && head % group_heads == 0u; i += THREADS) {
-        keys[own * kv_stride + kv_base + i] = packed(own_key[i]);
-        values[own * kv_stride + kv_base + i] = packed(own_value[i]);
+    if thread < half && head % group_heads == 0u {
+        let at = own * eights_stride + eights_base + thread;
+        keys[at] = eight_packed(Eight(own_key[2u * thread], own_key[2u * thread + 1u]));
+        values[at] = eight_packed(Eight(own_value[2u * thread], own_value[2u * thread + 1u]));
     }
     if thread < quads {
         scores[thread] = dot(query[thread], own_key[thread]);
     }
     workgroupBarrier();
 
-    // For the values, thread = part · quads + quad; each part takes every parts-th key, the first
+    // For the values, thread = part · half + eight; each part takes every parts-th key, the first
     // also the own one.
-    let parts = THREADS / quads;
-    let part = thread / quads;
-    let quad = thread % quads;
+    let parts = THREADS / half;
+    let part = thread / half;
+    let eight = thread % half;
     var highest = 0.0;
     for (var i = 0u; i < quads; i += 1u) {
         highest += scores[i];
     }
     highest *= params.scale;
     var total = 0.0;
-    var sum = vec4<f32>();
+    var sum = Eight();
     if part == 0u {
         total = 1.0;
-        sum = own_value[quad];
+        sum = Eight(own_value[2u * eight], own_value[2u * eight + 1u]);
     }
     for (var tile = token.first_key; tile < own; tile += THREADS) {
         let key = tile + thread;
         // Past the end the last key's, which is left out.
-        let product = query_times(min(key, own - 1u) * kv_stride + kv_base, lane);
+        let product = query_times(min(key, own - 1u) * eights_stride + eights_base, lane);
         let score = select(LOWEST, product * params.scale, key < own);
         workgroupBarrier(); // nobody reads the last tile's any more
-        scores[thread] = score;
+        note_score(score, thread);
         workgroupBarrier();
 
         let count = min(THREADS, own - tile);
@@ -145,12 +148,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         weights[thread] = select(0.0, exp(score - highest), key < own);
         workgroupBarrier();
 
-        sum *= shrink;
+        sum = Eight(shrink * sum.a, shrink * sum.b);
         total *= shrink;
         for (var i = part; i < count; i += parts) {
             let weight = weights[i];
+            let value = eight_unpacked(values[(tile + i) * eights_stride + eights_base + eight]);
             total += weight;
-            sum += weight * unpacked(values[(tile + i) * kv_stride + kv_base + quad]);
+            sum = Eight(sum.a + weight * value.a, sum.b + weight * value.b);
         }
     }
 
@@ -161,14 +165,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     workgroupBarrier();
     if part == 0u {
         for (var i = 1u; i < parts; i += 1u) {
-            sum += sums[i * quads + quad];
-            total += weights[i * quads + quad];
+            let other = sums[i * half + eight];
+            sum = Eight(sum.a + other.a, sum.b + other.b);
+            total += weights[i * half + eight];
         }
-        let mixed = sum / total;
-        let at = head * quads * 4u + quad * 4u;
-        for (var i = 0u; i < 4u; i += 1u) {
-            out[at + i] = mixed[i];
-            features[quad * 4u + i] = mixed[i];
+        let first = sum.a / total;
+        let second = sum.b / total;
+        let at = head * quads * 4u;
+        for (var i = 0u; i < 8u; i += 1u) {
+            let mixed = select(second[i & 3u], first[i & 3u], i < 4u);
+            out[at + eight * 8u + i] = mixed;
+            features[eight * 8u + i] = mixed;
         }
     }
     narrow(params.down, head, head * quads * 4u, quads * 4u, thread);

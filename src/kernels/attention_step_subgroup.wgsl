@@ -1,23 +1,35 @@
-// As in `attention_step_plain.wgsl`, but each lane loads one of eight values and broadcasts it.
+// As in `attention_step_plain.wgsl`, but each lane loads four features of the query and broadcasts them, and
+// what is noted is the highest score of eight lanes.
+
+// Eight features of the query, which two lanes have, times those of the key's number `i`.
+fn eight_times(q0: vec4<f32>, q1: vec4<f32>, at: u32, i: u32) -> vec4<f32> {
+    if i >= params.quads / 2u {
+        return vec4<f32>();
+    }
+    let key = eight_unpacked(keys[at + i]);
+    return q0 * key.a + q1 * key.b;
+}
 
 fn query_times(at: u32, lane: u32) -> f32 {
-    var sum = 0.0;
-    for (var i = 0u; i < params.quads; i += 2u) {
-        let q = query[i + lane / 4u][lane % 4u];
-        let a = unpacked(keys[at + i]);
-        let b = unpacked(keys[at + i + 1u]);
-        sum += subgroupBroadcast(q, 0u) * a.x + subgroupBroadcast(q, 1u) * a.y;
-        sum += subgroupBroadcast(q, 2u) * a.z + subgroupBroadcast(q, 3u) * a.w;
-        sum += subgroupBroadcast(q, 4u) * b.x + subgroupBroadcast(q, 5u) * b.y;
-        sum += subgroupBroadcast(q, 6u) * b.z + subgroupBroadcast(q, 7u) * b.w;
+    var products = vec4<f32>();
+    for (var first = 0u; first < params.quads; first += 8u) {
+        let q = query[min(first + lane, params.quads - 1u)];
+        let i = first / 2u;
+        products += eight_times(subgroupBroadcast(q, 0u), subgroupBroadcast(q, 1u), at, i);
+        products += eight_times(subgroupBroadcast(q, 2u), subgroupBroadcast(q, 3u), at, i + 1u);
+        products += eight_times(subgroupBroadcast(q, 4u), subgroupBroadcast(q, 5u), at, i + 2u);
+        products += eight_times(subgroupBroadcast(q, 6u), subgroupBroadcast(q, 7u), at, i + 3u);
     }
-    return sum;
+    return products.x + products.y + products.z + products.w;
+}
+
+fn note_score(score: f32, thread: u32) {
+    let most = subgroupMax(score);
+    if thread % 8u == 0u {
+        scores[thread / 8u] = most;
+    }
 }
 
 fn highest_score(count: u32, lane: u32) -> f32 {
-    var most = LOWEST;
-    for (var i = 0u; i < count; i += 8u) {
-        most = max(most, scores[min(i + lane, count - 1u)]);
-    }
-    return subgroupMax(most);
+    return subgroupMax(scores[lane]);
 }

@@ -15,3 +15,14 @@ fn packed(four: vec4<f32>) -> Four {
 fn of_word(word: u32, i: u32) -> f32 {
     return unpack2x16float(word)[i];
 }
+
+// In one vector, which llvmpipe loads faster than two.
+alias StoredEight = vec4<u32>;
+
+fn eight_unpacked(eight: StoredEight) -> Eight {
+    return Eight(unpacked(eight.xy), unpacked(eight.zw));
+}
+
+fn eight_packed(eight: Eight) -> StoredEight {
+    return vec4<u32>(packed(eight.a), packed(eight.b));
+}

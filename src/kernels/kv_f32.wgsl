@@ -13,3 +13,16 @@ fn packed(four: vec4<f32>) -> Four {
 fn of_word(word: f32, i: u32) -> f32 {
     return word;
 }
+
+struct StoredEight {
+    a: Four,
+    b: Four,
+}
+
+fn eight_unpacked(eight: StoredEight) -> Eight {
+    return Eight(eight.a, eight.b);
+}
+
+fn eight_packed(eight: Eight) -> StoredEight {
+    return StoredEight(eight.a, eight.b);
+}
