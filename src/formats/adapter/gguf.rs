@@ -442,7 +442,10 @@ mod tests {
             (of(&kind, &halves), "`adapter.type` is `control_vector`"),
             (lora(&[]), "holds no tensors"),
             (lora(&halves[..1]), "or its `lora_b` is missing"),
-            (lora(&[("output_norm.weight.lora_a", f32, &[2, 6])]), "is not an update, such as `blk.0"),
+            (
+                lora(&[("output_norm.weight.lora_a", f32, &[2, 6])]),
+                "is not an update, such as `blk.0",
+            ),
             (lora(&[("blk.0.attn_norm.weight", f32, &[6])]), "is not an update, such as `blk.0"),
             (lora(&[(a, f32, &[6]), halves[1]]), "has shape [6]; it should be a matrix"),
             (lora(&[(a, f32, &[3, 6]), halves[1]]), "has rank 2, its `lora_a` 3"),
