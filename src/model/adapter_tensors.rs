@@ -1,6 +1,6 @@
 //! An adapter in plain memory: as files hold it, before and after the GPU.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::{Adapter, ModelConfig, Module, Target};
@@ -33,22 +33,22 @@ impl AdapterTensors {
             )));
         }
         let places = layers.flat_map(|layer| targets.iter().map(move |&target| (layer, target)));
-        Self::init_on(config, &places.collect(), rank, scale, seed)
+        let places = places.map(|place| (place, (rank, scale)));
+        Self::init_on(config, &places.collect(), seed)
     }
 
-    /// [`Self::init`] for linear layers that are named one by one.
+    /// [`Self::init`] for linear layers that are named one by one, each with its rank and scale.
     ///
     /// # Errors
     /// As [`Self::init`].
     pub fn init_on(
         config: &ModelConfig,
-        places: &BTreeSet<(usize, Target)>,
-        rank: usize,
-        scale: f32,
+        places: &BTreeMap<(usize, Target), (usize, f32)>,
         seed: u64,
     ) -> Result<Self> {
         let (blocks, hidden) = (config.num_hidden_layers, config.hidden_size);
-        if let Some((layer, _)) = places.last().filter(|(layer, _)| *layer >= blocks) {
+        let last = places.last_key_value().map(|((layer, _), _)| *layer);
+        if let Some(layer) = last.filter(|layer| *layer >= blocks) {
             return Err(Error::invalid(format!(
                 "there is no layer {layer} in a model of {blocks}"
             )));
@@ -56,17 +56,19 @@ impl AdapterTensors {
         if places.is_empty() {
             return Err(Error::invalid("no linear layers to train; name at least one"));
         }
-        if rank == 0 || rank > hidden {
-            return Err(Error::invalid(format!(
-                "the rank is {rank}; it must be between 1 and the model's hidden size, {hidden}"
-            )));
-        }
-        if !scale.is_finite() {
-            return Err(Error::invalid(format!("the scale is {scale}; it must be finite")));
+        for &(rank, scale) in places.values() {
+            if rank == 0 || rank > hidden {
+                return Err(Error::invalid(format!(
+                    "the rank is {rank}; it must be between 1 and the model's hidden size, {hidden}"
+                )));
+            }
+            if !scale.is_finite() {
+                return Err(Error::invalid(format!("the scale is {scale}; it must be finite")));
+            }
         }
         let mut random = SplitMix64::new(seed);
         let mut updates = Vec::new();
-        for &(layer, target) in places {
+        for (&(layer, target), &(rank, scale)) in places {
             let (ins, outs) = target.shape(config);
             let bound = 1.0 / (ins as f64).sqrt();
             let mut value = || ((2.0 * random.next_f64() - 1.0) * bound) as f32;

@@ -1,6 +1,6 @@
 //! What to train and how, with MLX-LM's names and the original experiment's defaults.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use crate::kernels::adam::Adam;
 use crate::kernels::muon::Muon;
 use crate::kernels::optimizer::Rule;
 use crate::kernels::sgd::Sgd;
-use crate::model::{AdapterTensors, ModelConfig, Target};
+use crate::model::{AdapterTensors, ModelConfig, Module, Target};
 use crate::{Error, Result};
 
 /// The optimizers.
@@ -104,6 +104,13 @@ pub struct TrainConfig {
     /// Linear layers that are adapted: regular expressions that match the end of a path such as
     /// `model.layers.29.self_attn.q_proj` from a dot on, as plain names do.
     pub keys: Vec<String>,
+    /// Ranks of linear layers that have another than `rank`, by patterns such as those of `keys`.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// PEFT's `lora_alpha` of linear layers that have another than `scale · rank`. It is divided by a
+    /// layer's own rank, or with rsLoRA by its root.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f32>,
     /// Modules whose weights are trained themselves and saved with the adapter, by the ends of their
     /// paths as in PEFT: `embed_tokens`, `lm_head`, `norm`, `layers.29.mlp.up_proj`.
     #[serde(default)]
@@ -177,6 +184,8 @@ impl Default for TrainConfig {
             dropout: 0.0,
             num_layers: 16,
             keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
             modules_to_save: Vec::new(),
             batch_size: 4,
             iters: 100,
@@ -284,7 +293,39 @@ impl TrainConfig {
         if self.val_batches < -1 {
             return Err(Error::invalid("val-batches is at least 0, or -1 for all"));
         }
+        self.check_patterns()?;
         self.patterns().map(|_| ())
+    }
+
+    /// Refuses ranks and alphas that no layer could have.
+    fn check_patterns(&self) -> Result<()> {
+        let kind = self.adapter_type;
+        let is_lora = matches!(kind, AdapterType::Lora | AdapterType::Rslora | AdapterType::Dora);
+        if self.has_patterns() && !is_lora {
+            return Err(Error::invalid(
+                "rank-pattern and alpha-pattern are LoRA's; use --adapter-type lora, rslora or dora",
+            ));
+        }
+        let too_large = |rank: &usize| *rank == 0 || u32::try_from(*rank).is_err();
+        if let Some((pattern, rank)) = self.rank_pattern.iter().find(|(_, rank)| too_large(rank)) {
+            return Err(Error::invalid(format!(
+                "rank-pattern gives `{pattern}` the rank {rank}; it is from 1 to {}",
+                u32::MAX
+            )));
+        }
+        let is_number = |alpha: &f32| alpha.is_finite() && *alpha >= 0.0;
+        if let Some((pattern, alpha)) = self.alpha_pattern.iter().find(|(_, a)| !is_number(a)) {
+            return Err(Error::invalid(format!(
+                "alpha-pattern gives `{pattern}` the alpha {alpha}; it is a number from 0 up"
+            )));
+        }
+        compiled("rank-pattern", self.rank_pattern.keys())?;
+        compiled("alpha-pattern", self.alpha_pattern.keys()).map(|_| ())
+    }
+
+    /// Whether layers may differ in rank or scale.
+    pub fn has_patterns(&self) -> bool {
+        !self.rank_pattern.is_empty() || !self.alpha_pattern.is_empty()
     }
 
     /// Refuses settings of another optimizer.
@@ -325,14 +366,19 @@ impl TrainConfig {
             let is_plain = key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
             let in_block =
                 key.rsplit('.').next().is_some_and(|last| Target::from_path(last).is_some());
+            if is_plain && is_outside_of_blocks(key) {
+                return Err(Error::invalid(format!(
+                    "keys: LoRA is trained on the blocks' layers alone; train `{key}` itself by \
+                     modules-to-save"
+                )));
+            }
             if is_plain && !in_block {
                 return Err(Error::invalid(format!(
                     "no linear layer `{key}` in a block; there are {}",
                     known()
                 )));
             }
-            Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
-                .map_err(|_| Error::invalid(format!("keys: `{key}` is no regular expression")))
+            regex("keys", key)
         };
         if self.keys.is_empty() {
             return Err(Error::invalid("keys names no linear layer; there is nothing to train"));
@@ -365,6 +411,33 @@ impl TrainConfig {
         Ok(places)
     }
 
+    /// Rank and scale of each of [`Self::linears`].
+    ///
+    /// # Errors
+    /// [`Error::Invalid`]: as [`Self::linears`]; a pattern that matches none of them, or two that give
+    /// one layer different values.
+    pub fn settings(&self, model: &ModelConfig) -> Result<BTreeMap<(usize, Target), (usize, f32)>> {
+        let places = self.linears(model)?;
+        let ranks = matched("rank-pattern", &self.rank_pattern, &places)?;
+        let alphas = matched("alpha-pattern", &self.alpha_pattern, &places)?;
+        let common = f64::from(self.scale) * self.rank as f64;
+        let setting = |place: (usize, Target)| {
+            let rank = ranks.get(&place).copied().unwrap_or(self.rank);
+            let alpha = alphas.get(&place).copied();
+            let scale = match alpha {
+                None if rank == self.rank => self.scale,
+                _ => (alpha.map_or(common, f64::from) / rank as f64) as f32,
+            };
+            (place, (rank, scale))
+        };
+        Ok(places.into_iter().map(setting).collect())
+    }
+
+    /// The settings of a linear layer of that rank and scale.
+    pub fn of_layer(&self, (rank, scale): (usize, f32)) -> Self {
+        Self { rank, scale, ..self.clone() }
+    }
+
     /// The adapted blocks of a model.
     ///
     /// # Errors
@@ -385,7 +458,21 @@ impl TrainConfig {
     pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
         match self.adapter_type {
             AdapterType::Full => self.layers(model).map(|_| ())?,
-            _ => self.linears(model).map(|_| ())?,
+            _ => {
+                let ranks = self.settings(model)?;
+                let largest = ranks.into_iter().max_by_key(|(_, (rank, _))| *rank);
+                if let Some(((layer, target), (rank, _))) = largest
+                    && rank > model.hidden_size
+                    && rank != self.rank
+                {
+                    return Err(Error::invalid(format!(
+                        "rank-pattern gives layer {layer}'s {} the rank {rank}; it is at most the \
+                         model's hidden size, {}",
+                        target.path(),
+                        model.hidden_size
+                    )));
+                }
+            }
         }
         let chosen = |key: &String| model.weight_names().any(|name| is_of(&name, key));
         if let Some(key) = self.modules_to_save.iter().find(|key| !chosen(key)) {
@@ -410,8 +497,10 @@ impl TrainConfig {
         if self.adapter_type == AdapterType::Full {
             return Ok(AdapterTensors::new([]));
         }
-        let (places, scale) = (self.linears(model)?, self.update_scale());
-        AdapterTensors::init_on(model, &places, self.rank, scale, self.seed)
+        let of =
+            |(place, (rank, scale))| (place, (rank, self.of_layer((rank, scale)).update_scale()));
+        let places = self.settings(model)?.into_iter().map(of).collect();
+        AdapterTensors::init_on(model, &places, self.seed)
     }
 
     /// Whether a weight of a model with blocks `layers` to train is trained itself, by its name.
@@ -509,6 +598,59 @@ fn yes() -> bool {
     true
 }
 
+/// What `key` of the setting `field` matches: the end of a layer's path, from a dot on, as PEFT's
+/// patterns do.
+fn regex(field: &str, key: &str) -> Result<Regex> {
+    Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
+        .map_err(|_| Error::invalid(format!("{field}: `{key}` is no regular expression")))
+}
+
+fn compiled<'a>(field: &str, keys: impl Iterator<Item = &'a String>) -> Result<Vec<Regex>> {
+    keys.map(|key| regex(field, key)).collect()
+}
+
+/// Whether a name is that of the embedding or the head.
+fn is_outside_of_blocks(key: &str) -> bool {
+    [Module::Embedding, Module::Head].iter().any(|module| {
+        let path = module.path();
+        path == key || path.rsplit('.').next() == Some(key)
+    })
+}
+
+/// What the patterns of `field` give each of `places` that one of them matches.
+fn matched<T: Copy + PartialEq>(
+    field: &str,
+    patterns: &BTreeMap<String, T>,
+    places: &BTreeSet<(usize, Target)>,
+) -> Result<BTreeMap<(usize, Target), T>> {
+    let mut found: BTreeMap<(usize, Target), (&String, T)> = BTreeMap::new();
+    let compiled = compiled(field, patterns.keys())?;
+    for ((pattern, &value), regex) in patterns.iter().zip(compiled) {
+        let mut matches = false;
+        for &place in places {
+            let path = Module::from(place).path();
+            if !regex.is_match(&path) {
+                continue;
+            }
+            matches = true;
+            match found.insert(place, (pattern, value)) {
+                Some((other, old)) if old != value => {
+                    return Err(Error::invalid(format!(
+                        "{field}: `{other}` and `{pattern}` give `{path}` different values"
+                    )));
+                }
+                _ => {}
+            }
+        }
+        if !matches {
+            return Err(Error::invalid(format!(
+                "{field}: `{pattern}` matches none of the adapted linear layers"
+            )));
+        }
+    }
+    Ok(found.into_iter().map(|(place, (_, value))| (place, value)).collect())
+}
+
 /// Whether a weight is of the module whose path is `key` or ends in it.
 fn is_of(weight: &str, key: &str) -> bool {
     let module = weight.rsplit_once('.').map_or(weight, |(module, _)| module);
@@ -556,6 +698,8 @@ mod tests {
         assert_eq!(with(2, &[".*_proj"]).unwrap().len(), 14);
         for (keys, expected) in [
             (&["query"][..], "no linear layer `query` in a block; there are self_attn.q_proj"),
+            (&["q_proj", "embed_tokens"], "train `embed_tokens` itself by modules-to-save"),
+            (&["lm_head"], "train `lm_head` itself by modules-to-save"),
             (&["(q_proj"], "keys: `(q_proj` is no regular expression"),
             (&["q_proj", "layers.0.mlp.up_proj"], "matches no linear layer of the blocks 1 to 2"),
             (&[], "keys names no linear layer"),
@@ -563,6 +707,60 @@ mod tests {
             let error = with(2, keys).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn layers_have_the_ranks_and_scales_of_their_patterns() {
+        let of = |ranks: &[(&str, usize)], alphas: &[(&str, f32)]| {
+            let own = |key: &str| key.to_owned();
+            let config = TrainConfig {
+                rank: 8,
+                scale: 2.0,
+                num_layers: 2,
+                keys: ["q_proj", "mlp.up_proj"].map(str::to_owned).into(),
+                rank_pattern: ranks.iter().map(|&(key, rank)| (own(key), rank)).collect(),
+                alpha_pattern: alphas.iter().map(|&(key, alpha)| (own(key), alpha)).collect(),
+                ..Default::default()
+            };
+            config.check()?;
+            config.check_model(&model())?;
+            Ok::<_, Error>(config)
+        };
+        let config = of(&[("q_proj", 4), (r"layers\.2\.mlp\..*", 16)], &[("2.*up_proj", 24.0)]);
+        let config = config.unwrap();
+        // PEFT's lora_alpha is 16, divided by each layer's own rank.
+        let expected = [
+            ((1, Target::Q), (4, 4.0)),
+            ((1, Target::Up), (8, 2.0)),
+            ((2, Target::Q), (4, 4.0)),
+            ((2, Target::Up), (16, 1.5)),
+        ];
+        assert_eq!(config.settings(&model()).unwrap(), BTreeMap::from(expected));
+        let rslora = TrainConfig { adapter_type: AdapterType::Rslora, ..config.clone() };
+        for (config, scale) in [(&config, 4.0), (&rslora, 8.0)] {
+            let adapter = config.initial_adapter(&model()).unwrap();
+            adapter.check("new", &model()).unwrap();
+            let q = adapter.get(2, Target::Q).unwrap();
+            assert_eq!((q.rank, q.scale, q.a.len()), (4, scale, 64 * 4));
+        }
+        for (result, expected) in [
+            (of(&[("v_proj", 4)], &[]), "rank-pattern: `v_proj` matches none of the adapted"),
+            (of(&[], &[("0.*", 4.0)]), "alpha-pattern: `0.*` matches none of the adapted"),
+            (of(&[("(", 4)], &[]), "rank-pattern: `(` is no regular expression"),
+            (of(&[("q_proj", 0)], &[]), "rank-pattern gives `q_proj` the rank 0"),
+            (of(&[("q_proj", 65)], &[]), "the rank 65; it is at most the model's hidden size, 64"),
+            (of(&[], &[("q_proj", f32::NAN)]), "alpha-pattern gives `q_proj` the alpha NaN"),
+            (
+                of(&[("q_proj", 4), (r"layers\.2.*", 8)], &[]),
+                r"`layers\.2.*` and `q_proj` give `model.layers.2.self_attn.q_proj` different values",
+            ),
+        ] {
+            let error = result.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let full = TrainConfig { adapter_type: AdapterType::Full, ..config };
+        let error = full.check().unwrap_err().to_string();
+        assert!(error.contains("are LoRA's; use --adapter-type lora"), "{error}");
     }
 
     #[test]

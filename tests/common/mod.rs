@@ -87,6 +87,7 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_q4_0.gguf",
     "tiny_q4_1.gguf",
     "tiny_q8_0.gguf",
+    "tiny_ranks.json",
     "tiny_tokenizer.json",
     "tokenizer_ids.json",
 ];

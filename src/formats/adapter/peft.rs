@@ -219,10 +219,14 @@ pub fn write(
     })
 }
 
-/// `lora_alpha`: exact, as f64 holds the product of an f32 and a rank, or with rsLoRA's root off by
-/// far less than half an f32's last place, so that the scale comes back as it was.
+/// `lora_alpha`: an f32 if one gives the scale, as whoever wrote it had one. Else exact, as f64 holds the
+/// product of an f32 and a rank, or with rsLoRA's root off by far less than half an f32's last place, so
+/// that the scale comes back as it was.
 fn alpha(rank: usize, scale: f32, is_stabilised: bool) -> f64 {
-    f64::from(scale) * divisor(rank, is_stabilised)
+    let divisor = divisor(rank, is_stabilised);
+    let exact = f64::from(scale) * divisor;
+    let short = f64::from(exact as f32);
+    if (short / divisor) as f32 == scale { short } else { exact }
 }
 
 /// A whole number without a point, as people write `lora_alpha`.
