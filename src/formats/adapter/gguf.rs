@@ -213,7 +213,7 @@ fn check_untied(name: &str, adapter: &AdapterTensors, config: &ModelConfig) -> R
             name,
             format!(
                 "updates `{}`, which llama.cpp can't where the head is the embedding; keep it as \
-                 PEFT's, or fuse it",
+                 PEFT's",
                 module.path()
             ),
         )),
