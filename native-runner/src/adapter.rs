@@ -62,7 +62,7 @@ pub fn load(engine: &Engine, specs: &[AdapterSpec]) -> Result<Option<LoadedAdapt
 /// model's heads have them.
 pub fn read_for(path: &Path, config: &ModelConfig) -> Result<AnyAdapter> {
     if !is_gguf(path) {
-        return read_folder(path);
+        return read_folder(path, Some(config));
     }
     let file = FileSource::open(path)?;
     Ok(AnyAdapter::Lora(pollster::block_on(read_gguf(&file, Some(config)))?))
@@ -85,13 +85,15 @@ pub fn files(path: &Path) -> Result<Vec<PathBuf>> {
     Ok(vec![name, weights])
 }
 
-/// The adapter in a folder, in MLX's files or PEFT's, or its weights' file there.
-pub fn read_folder(from: &Path) -> Result<AnyAdapter> {
+/// The adapter in a folder, in MLX's files or PEFT's, or its weights' file there; of `model`, or as the
+/// files have it.
+pub fn read_folder(from: &Path, model: Option<&ModelConfig>) -> Result<AnyAdapter> {
     let files = files(from)?;
     let [path, weights] = &files[..] else { bail!("{}: not a folder", from.display()) };
     let config = source::required(path.parent().unwrap_or(Path::new("")), CONFIG_FILE)?;
     let weights = Box::new(FileSource::open(weights)?);
-    Ok(pollster::block_on(read(&path.display().to_string(), &config, weights, &KINDS))?)
+    let name = path.display().to_string();
+    Ok(pollster::block_on(read(&name, &config, weights, &KINDS, model))?)
 }
 
 /// Whether the adapter at `path` is one file.
@@ -183,13 +185,15 @@ mod tests {
     fn what_is_no_adapter_says_why() {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path();
-        assert!(error(read_folder(&folder.join("no"))).contains("no: no such folder"));
-        assert!(error(read_folder(folder)).contains("adapter_config.json: missing"));
+        assert!(error(read_folder(&folder.join("no"), None)).contains("no: no such folder"));
+        assert!(error(read_folder(folder, None)).contains("adapter_config.json: missing"));
         fs::write(folder.join(CONFIG_FILE), r#"{"peft_type":"LORA","r":1,"lora_alpha":1}"#)
             .unwrap();
-        assert!(error(read_folder(folder)).contains("adapter_model.safetensors: "));
+        assert!(error(read_folder(folder, None)).contains("adapter_model.safetensors: "));
         fs::write(folder.join("adapter_model.safetensors"), "no").unwrap();
-        assert!(error(read_folder(folder)).contains("adapter_model.safetensors: ends at byte 2"));
+        assert!(
+            error(read_folder(folder, None)).contains("adapter_model.safetensors: ends at byte 2")
+        );
     }
 
     #[test]
@@ -203,14 +207,14 @@ mod tests {
         };
         let files = write_named(&named, "m").unwrap();
         write_folder(folder.path(), &files.iter().collect::<Vec<_>>()).unwrap();
-        let read = read_folder(folder.path()).unwrap();
+        let read = read_folder(folder.path(), None).unwrap();
         assert_eq!(read.count(), 1);
         // Another file of weights in the folder, by its own name.
         let weights = folder.path().join("adapter_model.safetensors");
         let step = folder.path().join("0000100_adapters.safetensors");
         fs::rename(&weights, &step).unwrap();
-        assert_eq!(read_folder(&step).unwrap(), read);
-        assert!(error(read_folder(&weights)).contains("no such folder"));
+        assert_eq!(read_folder(&step, None).unwrap(), read);
+        assert!(error(read_folder(&weights, None)).contains("no such folder"));
         let problem = read.lora("mine").unwrap_err().to_string();
         assert_eq!(problem, "mine: is a BOTTLENECK adapter, which needs --engine burn");
     }

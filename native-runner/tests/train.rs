@@ -168,6 +168,50 @@ fn losses_fall_and_the_adapter_is_written_in_either_layout() {
     assert_eq!(numbers(&root.path().join("mlx")), numbers(&root.path().join("peft")));
 }
 
+/// Settings, files and a run that goes on know of each layer's rank.
+#[test]
+fn ranks_that_differ_are_written_as_pefts_and_resumed() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = root.path().join("ranks");
+    let settings = root.path().join("run.yaml");
+    let yaml = "num_layers: -1\nbatch_size: 2\niters: 4\nsteps_per_report: 1\nval_batches: 0\n\
+                lora_parameters:\n  keys: [q_proj, mlp.up_proj]\n  rank: 4\n  scale: 2\n  \
+                rank_pattern: {'layers\\.[12]\\..*q_proj': 6}\n  alpha_pattern: {up_proj: 2}\n";
+    fs::write(&settings, yaml).unwrap();
+    let config = ["--config", settings.to_str().unwrap()];
+    ran(&folder, &[&config]);
+    let json = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(folder.join(name)).unwrap()).unwrap()
+    };
+    let adapter = json("adapter_config.json");
+    let q = |layer: usize| format!("model.layers.{layer}.self_attn.q_proj");
+    assert_eq!((&adapter["r"], &adapter["lora_alpha"]), (&json!(4), &json!(8)));
+    assert_eq!(adapter["rank_pattern"], json!({q(1): 6, q(2): 6}));
+    let up = |layer: usize| format!("model.layers.{layer}.mlp.up_proj");
+    assert_eq!(adapter["alpha_pattern"], json!({up(0): 2, up(1): 2, up(2): 2}));
+    let repeated = fs::read_to_string(folder.join("config.yaml")).unwrap();
+    assert!(repeated.contains("rank_pattern:") && repeated.contains("up_proj: 2"), "{repeated}");
+
+    let four = losses(&folder, "train_loss");
+    ran(&folder, &[&["--resume", "--iters", "6", "--batch-size", "2"]]);
+    assert_eq!(losses(&folder, "train_loss").len(), 6);
+    assert_eq!(losses(&folder, "train_loss")[..4], four);
+    // It is what another run can begin with, with the same patterns.
+    let init = ["--init-adapter", folder.to_str().unwrap()];
+    ran(&root.path().join("more"), &[&config, &init]);
+    let other = root.path().join("other");
+    let problem =
+        error(train(&other, &[&init, &["--rank", "4", "--scale", "2"]]).output().unwrap());
+    assert!(
+        problem.contains("--rank-pattern and --alpha-pattern where layers differ"),
+        "{problem}"
+    );
+    let mlx = error(train(&other, &[&config, &["--format", "mlx"]]).output().unwrap());
+    assert!(mlx.contains("leave out --format mlx, or the patterns"), "{mlx}");
+    let none = error(train(&other, &[&config, &["--rank-pattern", "v_proj=2"]]).output().unwrap());
+    assert!(none.contains("`v_proj` matches none of the adapted linear layers"), "{none}");
+}
+
 #[test]
 fn a_killed_run_resumes_with_the_same_numbers() {
     let common: &[&str] = &[

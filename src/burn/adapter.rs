@@ -49,6 +49,10 @@ impl BurnAdapter {
 /// The updates of a LoRA or DoRA adapter that has nothing else.
 pub(super) fn updates_alone<'a>(name: &str, adapter: &'a AnyAdapter) -> Result<&'a AdapterTensors> {
     let tensors = adapter.lora(name)?;
+    if let Some(module) = tensors.outside_of_blocks() {
+        let problem = format!("updates `{}`, for which use --engine wgpu", module.path());
+        return Err(Error::format(name, problem));
+    }
     match tensors.weights().keys().next() {
         None => Ok(tensors),
         Some(weight) => Err(Error::format(

@@ -79,14 +79,27 @@ pub fn fresh_on<A: AdapterKind>(
     config: &A::Config,
     seed: u64,
 ) -> Result<Adapter<A>> {
+    let places = places.iter().map(|&place| (place, config.clone()));
+    fresh_by(model, &places.collect(), seed)
+}
+
+/// [`fresh`] for linear layers that are named one by one, each with what its update is made by.
+///
+/// # Errors
+/// As [`fresh`].
+pub fn fresh_by<A: AdapterKind>(
+    model: &BurnModel,
+    places: &BTreeMap<(usize, Target), A::Config>,
+    seed: u64,
+) -> Result<Adapter<A>> {
     let blocks = model.llama.layers.len();
-    if places.last().is_none_or(|(layer, _)| *layer >= blocks) {
+    if places.last_key_value().is_none_or(|((layer, _), _)| *layer >= blocks) {
         return Err(Error::invalid(format!(
             "there are no such layers to train in a model of {blocks} blocks"
         )));
     }
     let mut random = SplitMix64::new(seed);
-    let update = |&(layer, target): &(usize, Target)| {
+    let update = |(&(layer, target), config): (&(usize, Target), &A::Config)| {
         let frozen = model.llama.linear(layer, target);
         ((layer, target), A::new(frozen, config, &mut random))
     };

@@ -22,8 +22,8 @@ pub use device::Device;
 pub use dora::DoraModule;
 pub(crate) use kind::parameter_names;
 pub use kind::{
-    AdapterKind, FrozenLinear, LinearUpdate, flat_gradients, flat_parameters, fresh, fresh_on,
-    same_shape, with_parameters,
+    AdapterKind, FrozenLinear, LinearUpdate, flat_gradients, flat_parameters, fresh, fresh_by,
+    fresh_on, same_shape, with_parameters,
 };
 pub use load::BurnModel;
 pub use lora::{LoraConfig, LoraModule};

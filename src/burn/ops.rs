@@ -199,7 +199,10 @@ impl Ops for BurnOps<'_> {
     type Update = Rc<dyn LinearUpdate>;
     type Tensor = Tensor<2>;
 
-    fn embedding(&mut self, table: &Tensor<2>) -> Result<Tensor<2>> {
+    fn embedding(&mut self, table: &Tensor<2>, update: Option<&Self::Update>) -> Result<Tensor<2>> {
+        if update.is_some() {
+            return Err(Error::invalid("burn has no updates of the embedding; use --engine wgpu"));
+        }
         Ok(table.clone().select(0, self.batch.ids.clone()))
     }
 

@@ -1,5 +1,6 @@
 //! A model's weights on their way into a file.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::metadata;
@@ -9,7 +10,7 @@ use crate::formats::{
     Announced, Checkpoint, DType, Gguf, TensorInfo, gguf_header, is_writable, quantize,
     safetensors_header,
 };
-use crate::model::{AdapterTensors, Lora, RopeScaling, Target};
+use crate::model::{AdapterTensors, Lora, Module, RopeScaling};
 use crate::{Error, Result};
 
 /// Values that are converted at a time.
@@ -206,9 +207,14 @@ impl<'a> Export<'a> {
 }
 
 /// The update of the tensor of that name.
-fn update<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<&'a Lora<Vec<f32>>> {
-    let (layer, target) = Target::of_parameter(name).filter(|_| name.ends_with(".weight"))?;
-    adapter?.get(layer, target)
+fn update<'a>(adapter: Option<&'a AdapterTensors>, name: &str) -> Option<Cow<'a, Lora<Vec<f32>>>> {
+    let (module, _) = Module::split(name).filter(|(_, rest)| *rest == "weight")?;
+    let update = adapter?.of(module)?;
+    Some(match module {
+        // Its matrix is (in, out), a linear layer's (out, in).
+        Module::Embedding => Cow::Owned(update.transposed()),
+        _ => Cow::Borrowed(update),
+    })
 }
 
 /// The type of a tensor in a GGUF file whose matrices are to be `wanted`.
@@ -247,6 +253,12 @@ fn check(
     let Some(adapter) = adapter else { return Ok(()) };
     match adapter.weights().keys().find(|name| checkpoint.tensor(name).is_none()) {
         Some(name) => Err(Error::invalid(format!("the model has no weight `{name}` to replace"))),
+        None if checkpoint.config.tie_word_embeddings && !adapter.keeps_tied() => {
+            Err(Error::invalid(
+                "the model's head is its embedding, of which the adapter updates one alone, or both \
+                 differently: fused they would be two; use the adapter beside the model",
+            ))
+        }
         None => adapter.check("the adapter", &checkpoint.config),
     }
 }

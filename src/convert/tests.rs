@@ -9,7 +9,9 @@ use crate::formats::testing::{GgufFile, TinyLlama, array_head};
 use crate::formats::{
     Bytes, Checkpoint, DType, Gguf, GgufTokenizer, SafetensorsFolder, TokenizerFile, quantize,
 };
-use crate::model::{Adapter, AdapterTensors, ModelConfig, NamedTensor, RopeScaling, Target};
+use crate::model::{
+    Adapter, AdapterTensors, Lora, ModelConfig, Module, NamedTensor, RopeScaling, Target,
+};
 use crate::testing::test;
 use crate::text::Tokenizer;
 use crate::{Error, Result};
@@ -187,6 +189,45 @@ fn matrices_get_the_type_and_vectors_stay_floats() {
 
 fn original_gguf(tiny: TinyLlama) -> Checkpoint {
     of_gguf(gguf(tiny).bytes())
+}
+
+#[test]
+fn updates_of_embedding_and_head_are_fused_where_they_stay_what_they_are() {
+    let lora = |ins: usize, outs: usize, rank: usize| {
+        let values = |count: usize| (0..count).map(|i| (i % 5) as f32 - 2.0).collect();
+        Lora { a: values(ins * rank), b: values(rank * outs), rank, scale: 0.5, magnitude: None }
+    };
+    let tiny = |tied| of_folder(folder(TinyLlama { bias: false, tied }));
+    let (untied, tied) = (tiny(false), tiny(true));
+    let (vocab, hidden) = (untied.config.vocab_size, untied.config.hidden_size);
+    let (embedding, head) = (lora(vocab, hidden, 2), lora(hidden, vocab, 3));
+    let of =
+        |head| Adapter::of_modules([(Module::Embedding, embedding.clone()), (Module::Head, head)]);
+
+    let fused = of_gguf(to_gguf(&untied, Some(&of(head.clone())), None));
+    let row_of_embedding = |o: usize, i: usize| -> f32 {
+        0.5 * (0..2).map(|r| embedding.a[o * 2 + r] * embedding.b[r * hidden + i]).sum::<f32>()
+    };
+    let table = "model.embed_tokens.weight";
+    let (was, is) = (floats(&untied, table), floats(&fused, table));
+    for (at, (was, is)) in was.iter().zip(&is).enumerate() {
+        let expected = was + row_of_embedding(at / hidden, at % hidden);
+        assert!((is - expected).abs() < 1e-5, "{at}: {is} for {expected}");
+    }
+    let mut expected = floats(&untied, "lm_head.weight");
+    head.fuse(0, &mut expected).unwrap();
+    assert_eq!(floats(&fused, "lm_head.weight"), expected);
+
+    // What is embedding and head at once stays so, if both have the same update.
+    let fused = of_gguf(to_gguf(&tied, Some(&of(embedding.transposed())), None));
+    assert!(fused.config.tie_word_embeddings);
+    assert_eq!(floats(&fused, table), {
+        let mut both = floats(&tied, table);
+        embedding.transposed().fuse(0, &mut both).unwrap();
+        both
+    });
+    let problem = block_on(Export::gguf(&tied, Some(&of(head)), None, "mine")).err().unwrap();
+    assert!(problem.to_string().contains("fused they would be two"), "{problem}");
 }
 
 #[test]

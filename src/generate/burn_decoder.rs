@@ -71,7 +71,7 @@ impl BurnDecoder {
             let hidden = llama.hidden(&mut ops, adapter)?;
             if begin + chunk.len() == text.len() {
                 let last = hidden.slice(chunk.len() - 1..chunk.len());
-                self.logits = Some(llama.logits(&mut ops, &last)?);
+                self.logits = Some(llama.logits(&mut ops, &last, adapter)?);
             }
         }
         Ok(())
@@ -133,6 +133,7 @@ impl BurnForward {
             return Err(Error::invalid("nothing was computed yet; run a text first"));
         };
         let rows = hidden.clone().slice(first..first + count);
-        read(self.model.llama.logits(&mut BurnOps::new(batch), &rows)?).await
+        let adapter = self.adapter.as_ref().map(|adapter| &adapter.0);
+        read(self.model.llama.logits(&mut BurnOps::new(batch), &rows, adapter)?).await
     }
 }

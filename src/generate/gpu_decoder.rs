@@ -14,7 +14,7 @@ use crate::kernels::kv::KvType;
 use crate::kernels::last_row::last_row;
 use crate::kernels::sample::{Choice, GREEDY, sample, seen_bits, seen_words};
 use crate::kernels::{Tensor, Token};
-use crate::model::{Adapter, rope_table};
+use crate::model::{Adapter, Module, rope_table};
 use crate::ops::{GpuLora, GpuOps, KvCache, Ops};
 use crate::{Error, Result};
 
@@ -223,7 +223,8 @@ impl Parts {
     fn pick(&self, ops: &mut GpuOps, hidden: &Tensor) -> Result<()> {
         let llama = &self.model.llama;
         let normed = ops.rms_norm(hidden, &llama.norm, llama.config.rms_norm_eps)?;
-        ops.linear_into(&normed, &llama.head(), None, None, &self.logits)?;
+        let update = self.adapter.as_ref().and_then(|adapter| adapter.of(Module::Head));
+        ops.linear_into(&normed, &llama.head(), update, None, &self.logits)?;
         let choice = Choice {
             sampling: &self.sampling,
             token: &self.next_token,

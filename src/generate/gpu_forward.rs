@@ -4,7 +4,7 @@ use super::model::GpuModel;
 use crate::Result;
 use crate::gpu::{Buffer, Context, Recording, Step};
 use crate::kernels::{Tensor, Token};
-use crate::model::{Adapter, rope_table};
+use crate::model::{Adapter, Module, rope_table};
 use crate::ops::{GpuLora, GpuOps, Ops};
 
 #[derive(Debug)]
@@ -46,7 +46,8 @@ impl GpuForward {
         let some = Tensor::new(context, rows, hidden.cols())?;
         let mut ops = GpuOps::new(context, &head_step, &tokens, &table, rows, None);
         let normed = ops.rms_norm(&some, &llama.norm, llama.config.rms_norm_eps)?;
-        ops.linear_into(&normed, &llama.head(), None, None, &logits)?;
+        let update = adapter.and_then(|adapter| adapter.of(Module::Head));
+        ops.linear_into(&normed, &llama.head(), update, None, &logits)?;
         let head = ops.finish();
 
         let context = context.clone();

@@ -22,6 +22,7 @@ pub mod gate;
 pub mod kv;
 pub mod last_row;
 pub mod lora;
+pub mod lora_embedding;
 pub mod loss_sum;
 pub mod matmul;
 pub mod matmul_transposed;

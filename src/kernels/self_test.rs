@@ -14,8 +14,8 @@ use super::sgd::Sgd;
 use super::weight::Format;
 use super::{
     adafactor, adam, add, append, attention, attention_step, check, dropout, embedding,
-    embedding_gradient, fuse, gate, last_row, lora, matmul, matmul_transposed, matvec, muon,
-    rms_norm, rope, sample, sgd, silu_mul, vector_gradient, weight_gradient,
+    embedding_gradient, fuse, gate, last_row, lora, lora_embedding, matmul, matmul_transposed,
+    matvec, muon, rms_norm, rope, sample, sgd, silu_mul, vector_gradient, weight_gradient,
 };
 use crate::gpu::Context;
 use crate::{Error, Result};
@@ -190,6 +190,7 @@ pub fn thorough() -> Vec<Check> {
         Check::new("vector_gradient", async move |c| {
             each(rows, async |(tokens, cols)| vector_gradient::parity(c, tokens, cols).await).await
         }),
+        Check::new("lora_embedding", async |c| lora_embedding::parity(c, 5, 45, 3).await),
         Check::new("embedding_gradient", async |c| {
             each([(1, 1), (5, 45), (64, 576)], async |(vocab, cols)| {
                 embedding_gradient::parity(c, vocab, cols).await

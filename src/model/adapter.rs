@@ -1,4 +1,4 @@
-//! An adapter: updates of some of a decoder's linear layers.
+//! An adapter: updates of some of a decoder's linear layers, its embedding among them.
 
 use std::collections::BTreeMap;
 
@@ -71,17 +71,83 @@ impl Target {
     }
 }
 
-/// The updates of an adapter by block and layer, and the weights that it brings along. `U` is a
+/// What an adapter may update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Module {
+    /// `model.embed_tokens`, a linear layer of one-hot tokens.
+    Embedding,
+    /// A linear layer of the block of that number.
+    Linear(usize, Target),
+    /// `lm_head`, which the model may share with the embedding; an update is of the head alone.
+    Head,
+}
+
+impl Module {
+    /// Its path in the model, as in checkpoints and adapter files.
+    pub fn path(self) -> String {
+        match self {
+            Module::Embedding => EMBEDDING.to_owned(),
+            Module::Linear(layer, target) => format!("model.layers.{layer}.{}", target.path()),
+            Module::Head => HEAD.to_owned(),
+        }
+    }
+
+    /// Features that go in and come out of it; of the embedding the tokens go in.
+    pub fn shape(self, config: &ModelConfig) -> (usize, usize) {
+        let (vocab, hidden) = (config.vocab_size, config.hidden_size);
+        match self {
+            Module::Embedding => (vocab, hidden),
+            Module::Linear(_, target) => target.shape(config),
+            Module::Head => (hidden, vocab),
+        }
+    }
+
+    /// What a name such as `model.layers.14.self_attn.q_proj.lora_a` says of it: the module, and the
+    /// rest, which is not empty.
+    pub fn split(name: &str) -> Option<(Self, &str)> {
+        for (path, module) in [(EMBEDDING, Module::Embedding), (HEAD, Module::Head)] {
+            if let Some(rest) = name.strip_prefix(path).and_then(|rest| rest.strip_prefix('.')) {
+                return (!rest.is_empty()).then_some((module, rest));
+            }
+        }
+        let (digits, path) = name.strip_prefix("model.layers.")?.split_once('.')?;
+        let layer: usize = digits.parse().ok()?;
+        // `01` and `+1` would be a second name of block 1.
+        if layer.to_string() != digits {
+            return None;
+        }
+        Target::ALL.into_iter().find_map(|target| {
+            let rest = path.strip_prefix(target.path())?.strip_prefix('.')?;
+            (!rest.is_empty()).then_some((Module::Linear(layer, target), rest))
+        })
+    }
+}
+
+impl From<(usize, Target)> for Module {
+    fn from((layer, target): (usize, Target)) -> Self {
+        Module::Linear(layer, target)
+    }
+}
+
+const EMBEDDING: &str = "model.embed_tokens";
+const HEAD: &str = "lm_head";
+
+/// The updates of an adapter by module, and the weights that it brings along. `U` is a
 /// [`Lora`](crate::ops::Lora), or what else an implementation of [`Ops`](crate::ops::Ops) can do.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Adapter<U> {
-    updates: BTreeMap<(usize, Target), U>,
+    updates: BTreeMap<Module, U>,
     weights: BTreeMap<String, NamedTensor>,
 }
 
 impl<U> Adapter<U> {
-    /// An adapter of these updates.
+    /// An adapter of these updates of linear layers of blocks.
     pub fn new(updates: impl IntoIterator<Item = ((usize, Target), U)>) -> Self {
+        Self::of_modules(updates.into_iter().map(|(place, update)| (place.into(), update)))
+    }
+
+    /// An adapter of these updates.
+    pub fn of_modules(updates: impl IntoIterator<Item = (Module, U)>) -> Self {
         Self { updates: updates.into_iter().collect(), weights: BTreeMap::new() }
     }
 
@@ -96,9 +162,14 @@ impl<U> Adapter<U> {
         &self.weights
     }
 
-    /// The update of one layer, if it has one.
+    /// The update of one layer of a block, if it has one.
     pub fn get(&self, layer: usize, target: Target) -> Option<&U> {
-        self.updates.get(&(layer, target))
+        self.of(Module::Linear(layer, target))
+    }
+
+    /// The update of one module, if it has one.
+    pub fn of(&self, module: Module) -> Option<&U> {
+        self.updates.get(&module)
     }
 
     /// Whether it changes nothing.
@@ -111,13 +182,26 @@ impl<U> Adapter<U> {
         self.updates.is_empty() && !self.weights.is_empty()
     }
 
-    /// Every update, block by block.
+    /// Every update: the embedding's, block by block, the head's.
+    pub fn modules(&self) -> impl Iterator<Item = (Module, &U)> {
+        self.updates.iter().map(|(&module, update)| (module, update))
+    }
+
+    /// The updates of the blocks' layers, block by block.
     pub fn iter(&self) -> impl Iterator<Item = (usize, Target, &U)> {
-        self.updates.iter().map(|(&(layer, target), update)| (layer, target, update))
+        self.modules().filter_map(|(module, update)| match module {
+            Module::Linear(layer, target) => Some((layer, target, update)),
+            Module::Embedding | Module::Head => None,
+        })
+    }
+
+    /// The first update of the embedding or the head, if there is one.
+    pub fn outside_of_blocks(&self) -> Option<Module> {
+        [Module::Embedding, Module::Head].into_iter().find(|module| self.of(*module).is_some())
     }
 
     /// The first block with an update: nothing below it needs a gradient.
     pub fn first_layer(&self) -> Option<usize> {
-        self.updates.keys().next().map(|&(layer, _)| layer)
+        self.iter().next().map(|(layer, ..)| layer)
     }
 }

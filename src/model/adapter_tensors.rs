@@ -1,9 +1,9 @@
 //! An adapter in plain memory: as files hold it, before and after the GPU.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::{Adapter, ModelConfig, Target};
+use super::{Adapter, ModelConfig, Module, Target};
 use crate::data::random::SplitMix64;
 use crate::ops::Lora;
 use crate::{Error, Result};
@@ -33,22 +33,22 @@ impl AdapterTensors {
             )));
         }
         let places = layers.flat_map(|layer| targets.iter().map(move |&target| (layer, target)));
-        Self::init_on(config, &places.collect(), rank, scale, seed)
+        let places = places.map(|place| (place, (rank, scale)));
+        Self::init_on(config, &places.collect(), seed)
     }
 
-    /// [`Self::init`] for linear layers that are named one by one.
+    /// [`Self::init`] for linear layers that are named one by one, each with its rank and scale.
     ///
     /// # Errors
     /// As [`Self::init`].
     pub fn init_on(
         config: &ModelConfig,
-        places: &BTreeSet<(usize, Target)>,
-        rank: usize,
-        scale: f32,
+        places: &BTreeMap<(usize, Target), (usize, f32)>,
         seed: u64,
     ) -> Result<Self> {
         let (blocks, hidden) = (config.num_hidden_layers, config.hidden_size);
-        if let Some((layer, _)) = places.last().filter(|(layer, _)| *layer >= blocks) {
+        let last = places.last_key_value().map(|((layer, _), _)| *layer);
+        if let Some(layer) = last.filter(|layer| *layer >= blocks) {
             return Err(Error::invalid(format!(
                 "there is no layer {layer} in a model of {blocks}"
             )));
@@ -56,17 +56,19 @@ impl AdapterTensors {
         if places.is_empty() {
             return Err(Error::invalid("no linear layers to train; name at least one"));
         }
-        if rank == 0 || rank > hidden {
-            return Err(Error::invalid(format!(
-                "the rank is {rank}; it must be between 1 and the model's hidden size, {hidden}"
-            )));
-        }
-        if !scale.is_finite() {
-            return Err(Error::invalid(format!("the scale is {scale}; it must be finite")));
+        for &(rank, scale) in places.values() {
+            if rank == 0 || rank > hidden {
+                return Err(Error::invalid(format!(
+                    "the rank is {rank}; it must be between 1 and the model's hidden size, {hidden}"
+                )));
+            }
+            if !scale.is_finite() {
+                return Err(Error::invalid(format!("the scale is {scale}; it must be finite")));
+            }
         }
         let mut random = SplitMix64::new(seed);
         let mut updates = Vec::new();
-        for &(layer, target) in places {
+        for (&(layer, target), &(rank, scale)) in places {
             let (ins, outs) = target.shape(config);
             let bound = 1.0 / (ins as f64).sqrt();
             let mut value = || ((2.0 * random.next_f64() - 1.0) * bound) as f32;
@@ -96,17 +98,23 @@ impl AdapterTensors {
             if !adapter.weights().is_empty() {
                 return wrong("brings whole weights, which can't be blended; use it alone");
             }
-            for (layer, target, lora) in adapter.iter() {
+            for (module, lora) in adapter.modules() {
                 if lora.magnitude.is_some() {
                     return wrong("is a DoRA adapter, which can't be blended; use it alone");
                 }
-                updates.entry((layer, target)).or_default().push((lora, *weight));
+                updates.entry(module).or_default().push((lora, *weight));
             }
         }
         if updates.is_empty() {
             return Err(Error::invalid("there are no adapters to blend"));
         }
-        Ok(Self::new(updates.into_iter().map(|(key, parts)| (key, side_by_side(&parts)))))
+        Ok(Self::of_modules(updates.into_iter().map(|(key, parts)| (key, side_by_side(&parts)))))
+    }
+
+    /// Whether the embedding's update and the head's are that of one matrix, which stays one.
+    pub fn keeps_tied(&self) -> bool {
+        let embedding = self.of(Module::Embedding).map(Lora::transposed);
+        embedding.as_ref() == self.of(Module::Head)
     }
 
     /// Whether it is an adapter of a model of `config`; `name` is the adapter in errors.
@@ -135,22 +143,31 @@ impl AdapterTensors {
                 return problem(format!("holds {value}"));
             }
         }
-        for (layer, target, lora) in self.iter() {
+        for (module, lora) in self.modules() {
             let problem = |problem: String| {
-                let path = target.path();
-                Err(Error::format(name, format!("`model.layers.{layer}.{path}`: {problem}")))
+                Err(Error::format(name, format!("`{}`: {problem}", module.path())))
             };
             let blocks = config.num_hidden_layers;
-            if layer >= blocks {
-                return problem(format!(
-                    "the model has only {blocks} blocks; the adapter is for another model"
-                ));
+            match module {
+                Module::Linear(layer, _) if layer >= blocks => {
+                    return problem(format!(
+                        "the model has only {blocks} blocks; the adapter is for another model"
+                    ));
+                }
+                Module::Embedding | Module::Head if lora.magnitude.is_some() => {
+                    return problem(
+                        "is DoRA's, which is supported on the blocks' layers alone; merge it with \
+                         PEFT's merge_and_unload"
+                            .into(),
+                    );
+                }
+                _ => {}
             }
             let rank = lora.rank;
             if rank == 0 {
                 return problem("the rank is 0".into());
             }
-            let (ins, outs) = target.shape(config);
+            let (ins, outs) = module.shape(config);
             for (half, values, found, expected) in [
                 ("lora_a", &lora.a, [lora.a.len() / rank, rank], [ins, rank]),
                 ("lora_b", &lora.b, [rank, lora.b.len() / rank], [rank, outs]),
@@ -183,6 +200,20 @@ impl AdapterTensors {
         }
         Ok(())
     }
+}
+
+impl Lora<Vec<f32>> {
+    /// The update of the transposed matrix: of an embedding, what a head of the same matrix has.
+    pub fn transposed(&self) -> Self {
+        let outs = self.b.len() / self.rank.max(1);
+        let (a, b) = (transposed(&self.b, outs), transposed(&self.a, self.rank));
+        Self { a, b, rank: self.rank, scale: self.scale, magnitude: None }
+    }
+}
+
+/// The transpose of row-major `values` (rows, cols).
+fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
+    (0..cols).flat_map(|j| values[j..].iter().step_by(cols).copied()).collect()
 }
 
 /// The sum of updates of one layer.

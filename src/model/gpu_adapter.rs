@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights, ModelConfig, Target};
+use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights, ModelConfig, Module, Target};
 use crate::gpu::{Buffer, Context, Recorder, Step};
 use crate::kernels::fuse::{Update, fuse};
 use crate::kernels::lora::Param;
@@ -39,9 +39,9 @@ impl GpuAdapter {
         let dora = || tensors.iter().filter(|(_, _, lora)| is_dora(lora));
         let fused: BTreeSet<String> =
             dora().map(|(layer, target, _)| name(layer, target)).collect();
-        let plain = tensors.iter().filter(|(_, _, lora)| !is_dora(lora));
-        let plain = plain.map(|(layer, target, lora)| ((layer, target), lora.clone()));
-        let adapter = Self::upload(context, &Adapter::new(plain))?;
+        let plain = tensors.modules().filter(|(_, lora)| !is_dora(lora));
+        let plain = plain.map(|(module, lora)| (module, lora.clone()));
+        let adapter = Self::upload(context, &Adapter::of_modules(plain))?;
         if fused.is_empty() && tensors.weights().is_empty() {
             return Ok(adapter);
         }
@@ -70,13 +70,13 @@ impl GpuAdapter {
     /// # Errors
     /// As [`Self::load`]; weights or DoRA's updates among `tensors`, which need the model.
     pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
-        let is_dora = tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some());
+        let is_dora = tensors.modules().any(|(_, lora)| lora.magnitude.is_some());
         if is_dora || !tensors.weights().is_empty() {
             return Err(Error::invalid(
                 "the adapter changes weights of the model; load it with its model",
             ));
         }
-        let count: usize = tensors.iter().map(|(_, _, lora)| lora.a.len() + lora.b.len()).sum();
+        let count: usize = tensors.modules().map(|(_, lora)| lora.a.len() + lora.b.len()).sum();
         // Kernels count them in u32.
         if u32::try_from(count).is_err() {
             return Err(Error::Gpu(format!("an adapter of {count} parameters is too large")));
@@ -90,34 +90,32 @@ impl GpuAdapter {
             Parameter { buffer: parameters.clone(), offset }
         };
         let updates: Vec<_> = tensors
-            .iter()
-            .map(|(layer, target, lora)| {
+            .modules()
+            .map(|(module, lora)| {
                 let (a, b) = (place(&lora.a), place(&lora.b));
-                (
-                    (layer, target),
-                    Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None },
-                )
+                (module, Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None })
             })
             .collect();
-        Ok(Self { adapter: Rc::new(Adapter::new(updates)), parameters, count, weights: None })
+        let adapter = Rc::new(Adapter::of_modules(updates));
+        Ok(Self { adapter, parameters, count, weights: None })
     }
 
     /// What its parameters are, for update rules that treat matrices as such; the adapter is one of a
     /// model of `config`.
     pub fn places(&self, config: &ModelConfig) -> Vec<Place> {
-        let both = |(_, target, lora): (usize, Target, &Lora<Parameter>)| {
-            let (ins, outs) = target.shape(config);
+        let both = |(module, lora): (Module, &Lora<Parameter>)| {
+            let (ins, outs) = module.shape(config);
             let a = Place::matrix(lora.a.offset, ins, lora.rank, lora.rank);
             [a, Place::matrix(lora.b.offset, lora.rank, outs, outs)]
         };
-        self.adapter.iter().flat_map(both).collect()
+        self.adapter.modules().flat_map(both).collect()
     }
 
     /// Copies the parameters back.
     pub async fn download(&self, context: &Context) -> Result<AdapterTensors> {
         let values: Vec<f32> = context.read(&self.parameters, 0, self.count).await?;
         // Each array ends where the next begins.
-        let starts = self.adapter.iter().flat_map(|(_, _, lora)| [lora.a.offset, lora.b.offset]);
+        let starts = self.adapter.modules().flat_map(|(_, lora)| [lora.a.offset, lora.b.offset]);
         let mut ends = starts.skip(1).chain([self.count]);
         let mut array = |start: usize| {
             let end = ends.next().unwrap_or(self.count);
@@ -126,18 +124,16 @@ impl GpuAdapter {
             })
         };
         let mut updates = Vec::new();
-        for (layer, target, lora) in self.adapter.iter() {
+        for (module, lora) in self.adapter.modules() {
             let (a, b) = (array(lora.a.offset)?, array(lora.b.offset)?);
-            updates.push((
-                (layer, target),
-                Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None },
-            ));
+            let lora = Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None };
+            updates.push((module, lora));
         }
         let weights = match &self.weights {
             Some(weights) => weights.set.download(context).await?,
             None => Default::default(),
         };
-        Ok(Adapter::new(updates).with_weights(weights))
+        Ok(Adapter::of_modules(updates).with_weights(weights))
     }
 }
 
@@ -155,16 +151,18 @@ mod tests {
             let (a, b) = (noise(seed, ins * rank), noise(seed + 1, rank * outs));
             Lora { a, b, rank, scale: seed as f32, magnitude: None }
         };
-        let tensors = Adapter::new([
-            ((3, Target::Down), lora(1, 7, 5, 3)),
-            ((3, Target::Q), lora(3, 5, 9, 1)),
-            ((1, Target::Up), lora(5, 4, 3, 2)),
+        let tensors = Adapter::of_modules([
+            (Module::Head, lora(7, 2, 3, 1)),
+            ((3, Target::Down).into(), lora(1, 7, 5, 3)),
+            ((3, Target::Q).into(), lora(3, 5, 9, 1)),
+            (Module::Embedding, lora(9, 3, 2, 2)),
+            ((1, Target::Up).into(), lora(5, 4, 3, 2)),
         ]);
         let gpu = GpuAdapter::upload(&context, &tensors).unwrap();
-        assert_eq!(gpu.count, 7 * 3 + 3 * 5 + 5 + 9 + 4 * 2 + 2 * 3);
+        assert_eq!(gpu.count, 3 * 2 + 2 * 2 + 7 * 3 + 3 * 5 + 5 + 9 + 4 * 2 + 2 * 3 + 2 + 3);
         let offsets: Vec<_> =
-            gpu.adapter.iter().map(|(_, _, l)| (l.a.offset, l.b.offset)).collect();
-        assert_eq!(offsets, [(0, 8), (14, 19), (28, 49)]);
+            gpu.adapter.modules().map(|(_, l)| (l.a.offset, l.b.offset)).collect();
+        assert_eq!(offsets, [(0, 6), (10, 18), (24, 29), (38, 59), (74, 76)]);
         assert_eq!(gpu.download(&context).await.unwrap(), tensors);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Inference, training, evaluation and the CPU reference all run this one definition.
 
-use super::{Adapter, ModelConfig, Target};
+use super::{Adapter, ModelConfig, Module, Target};
 use crate::Result;
 use crate::kernels::attention::AttentionShape;
 use crate::ops::{Adapted, Linear, Norm, Ops};
@@ -51,7 +51,8 @@ impl<M: Clone, V: Clone> Llama<M, V> {
     where
         O: Ops<Matrix = M, Vector = V>,
     {
-        let mut x = ops.embedding(&self.embed_tokens)?;
+        let update = adapter.and_then(|a| a.of(Module::Embedding));
+        let mut x = ops.embedding(&self.embed_tokens, update)?;
         for layer in 0..self.layers.len() {
             x = self.block(ops, layer, x, adapter)?;
         }
@@ -93,12 +94,18 @@ impl<M: Clone, V: Clone> Llama<M, V> {
     }
 
     /// The logits (T, vocab_size) of [`Self::hidden`]'s result.
-    pub fn logits<O>(&self, ops: &mut O, hidden: &O::Tensor) -> Result<O::Tensor>
+    pub fn logits<O>(
+        &self,
+        ops: &mut O,
+        hidden: &O::Tensor,
+        adapter: Option<&Adapter<O::Update>>,
+    ) -> Result<O::Tensor>
     where
         O: Ops<Matrix = M, Vector = V>,
     {
         let normed = ops.rms_norm(hidden, &self.norm, self.config.rms_norm_eps)?;
-        ops.linear(&normed, &self.head(), None, None)
+        let update = adapter.and_then(|a| a.of(Module::Head));
+        ops.linear(&normed, &self.head(), update, None)
     }
 
     /// A linear layer of a block.

@@ -14,7 +14,7 @@ mod reference_load;
 mod rope;
 mod weights;
 
-pub use adapter::{Adapter, Target};
+pub use adapter::{Adapter, Module, Target};
 pub use adapter_tensors::AdapterTensors;
 pub use config::{ModelConfig, RopeScaling, SUPPORTED_MODEL_TYPES};
 pub use gpu_adapter::GpuAdapter;

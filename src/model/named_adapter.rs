@@ -43,7 +43,7 @@ impl AnyAdapter {
         match self {
             AnyAdapter::Lora(tensors) if tensors.is_full() => "full",
             AnyAdapter::Lora(tensors) => {
-                match tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+                match tensors.modules().any(|(_, lora)| lora.magnitude.is_some()) {
                     true => "DoRA",
                     false => "LoRA",
                 }
@@ -69,7 +69,7 @@ impl AnyAdapter {
     pub fn count(&self) -> usize {
         match self {
             AnyAdapter::Lora(tensors) => {
-                let updates = tensors.iter().map(|(_, _, lora)| {
+                let updates = tensors.modules().map(|(_, lora)| {
                     let magnitude = lora.magnitude.as_ref().map_or(0, Vec::len);
                     lora.a.len() + lora.b.len() + magnitude
                 });

@@ -7,6 +7,7 @@ use crate::gpu::{Buffer, Context, Recorder, Recording};
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::kv::KvType;
 use crate::kernels::lora::{Param, lora_down, lora_up_add};
+use crate::kernels::lora_embedding::{Update, lora_embedding};
 use crate::kernels::weight::Matrix;
 use crate::kernels::{Rows, Tensor, append, embedding, matmul, rms_norm, rope, silu_mul};
 use crate::{Error, Result};
@@ -210,9 +211,15 @@ impl Ops for GpuOps {
     type Update = GpuLora;
     type Tensor = Tensor;
 
-    fn embedding(&mut self, table: &Matrix) -> Result<Tensor> {
+    fn embedding(&mut self, table: &Matrix, lora: Option<&GpuLora>) -> Result<Tensor> {
         let y = self.tensor(table.cols())?;
-        embedding::embedding(&mut self.recorder, table, &self.tokens, &y)?;
+        let (r, tokens) = (&mut self.recorder, &self.tokens);
+        embedding::embedding(r, table, tokens, &y)?;
+        if let Some(lora) = lora {
+            let (a, b, vocab) = (lora.a.param(), lora.b.param(), table.rows());
+            let update = Update { a, b, vocab, rank: lora.rank, scale: lora.scale };
+            lora_embedding(r, update, tokens, &y)?;
+        }
         Ok(y)
     }
 

@@ -75,8 +75,16 @@ pub trait Ops {
     /// Activations (T, features).
     type Tensor: Clone;
 
-    /// The rows of `table` (vocab, features) at the tokens' ids.
-    fn embedding(&mut self, table: &Self::Matrix) -> Result<Self::Tensor>;
+    /// The rows of `table` (vocab, features) at the tokens' ids, and what `update` adds to them:
+    /// [`Lora`]'s `a` is (vocab, rank), its `b` (rank, features).
+    ///
+    /// # Errors
+    /// An update where the implementation has none of the embedding.
+    fn embedding(
+        &mut self,
+        table: &Self::Matrix,
+        update: Option<&Self::Update>,
+    ) -> Result<Self::Tensor>;
 
     /// Root-mean-square normalisation of each row, times `weight` (features).
     fn rms_norm(

@@ -4,7 +4,7 @@
 use super::{Linear, Lora, Ops};
 use crate::Result;
 use crate::kernels::attention::{self, AttentionShape};
-use crate::kernels::{Token, embedding, matmul, rms_norm, rope, silu_mul};
+use crate::kernels::{Token, embedding, lora_embedding, matmul, rms_norm, rope, silu_mul};
 
 /// Row-major f32 values and their columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,9 +37,12 @@ impl Ops for Reference {
     type Update = Lora<Vec<f32>>;
     type Tensor = Rows;
 
-    fn embedding(&mut self, table: &Rows) -> Result<Rows> {
+    fn embedding(&mut self, table: &Rows, lora: Option<&Lora<Vec<f32>>>) -> Result<Rows> {
         let ids: Vec<u32> = self.tokens.iter().map(|t| t.id).collect();
-        let values = embedding::reference(&table.values, table.cols, &ids);
+        let mut values = embedding::reference(&table.values, table.cols, &ids);
+        if let Some(lora) = lora {
+            lora_embedding::reference(&ids, &lora.a, &lora.b, lora.rank, lora.scale, &mut values);
+        }
         Ok(Rows { values, cols: table.cols })
     }
 

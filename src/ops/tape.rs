@@ -9,7 +9,6 @@ use std::collections::HashMap;
 
 use super::gpu::{GpuLora, GpuOps, Parameter};
 use super::{Adapted, Linear, Norm, Ops};
-use crate::Result;
 use crate::gpu::{Buffer, Recording};
 use crate::kernels::add::add;
 use crate::kernels::attention::{AttentionShape, attention};
@@ -29,6 +28,7 @@ use crate::kernels::vector_gradient::{bias_gradient, norm_gradient};
 use crate::kernels::weight::Matrix;
 use crate::kernels::weight_gradient::weight_gradient;
 use crate::kernels::{Tensor, embedding, rms_norm, silu_mul};
+use crate::{Error, Result};
 
 /// A tensor on the tape.
 #[derive(Debug, Clone)]
@@ -482,7 +482,10 @@ impl Ops for Tape {
     type Update = GpuLora;
     type Tensor = Tracked;
 
-    fn embedding(&mut self, table: &Matrix) -> Result<Tracked> {
+    fn embedding(&mut self, table: &Matrix, lora: Option<&GpuLora>) -> Result<Tracked> {
+        if lora.is_some() {
+            return Err(Error::invalid("a tape has no gradient of an embedding's update"));
+        }
         let y = self.ops.tensor(table.cols())?;
         embedding::embedding(&mut self.ops.recorder, table, &self.ops.tokens, &y)?;
         let id = self.track(self.weight_gradients.matrix(table).is_some());

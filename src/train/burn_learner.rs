@@ -124,7 +124,7 @@ impl<A: AdapterKind> BurnLearner<A> {
         let trained = BurnAdapter::of(&self.adapter).0;
         let plain = self.plain();
         let mut inputs = Vec::new();
-        let mut x = ops.embedding(&llama.embed_tokens)?;
+        let mut x = ops.embedding(&llama.embed_tokens, None)?;
         for layer in 0..llama.layers.len() {
             inputs.push(x.clone());
             x = llama.block(&mut ops, layer, x, Some(&plain))?;
@@ -176,7 +176,7 @@ impl<A: AdapterKind> BurnLearner<A> {
         targets: &[Target],
     ) -> Result<Tensor<2>> {
         let device = self.model.device.burn();
-        let logits = self.model.llama.logits(ops, x)?;
+        let logits = self.model.llama.logits(ops, x, None)?;
         let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();
         let weights: Vec<f32> = targets.iter().map(|target| -target.weight).collect();
         let sides = [targets.len(), 1];

@@ -1,8 +1,7 @@
 //! What to train and how, with MLX-LM's names and the original experiment's defaults.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::schedule::{Course, LrSchedule};
@@ -104,6 +103,13 @@ pub struct TrainConfig {
     /// Linear layers that are adapted: regular expressions that match the end of a path such as
     /// `model.layers.29.self_attn.q_proj` from a dot on, as plain names do.
     pub keys: Vec<String>,
+    /// Ranks of linear layers that have another than `rank`, by patterns such as those of `keys`.
+    #[serde(default)]
+    pub rank_pattern: BTreeMap<String, usize>,
+    /// PEFT's `lora_alpha` of linear layers that have another than `scale · rank`. It is divided by a
+    /// layer's own rank, or with rsLoRA by its root.
+    #[serde(default)]
+    pub alpha_pattern: BTreeMap<String, f32>,
     /// Modules whose weights are trained themselves and saved with the adapter, by the ends of their
     /// paths as in PEFT: `embed_tokens`, `lm_head`, `norm`, `layers.29.mlp.up_proj`.
     #[serde(default)]
@@ -177,6 +183,8 @@ impl Default for TrainConfig {
             dropout: 0.0,
             num_layers: 16,
             keys: Target::ALL.iter().map(|t| t.path().to_owned()).collect(),
+            rank_pattern: BTreeMap::new(),
+            alpha_pattern: BTreeMap::new(),
             modules_to_save: Vec::new(),
             batch_size: 4,
             iters: 100,
@@ -284,6 +292,7 @@ impl TrainConfig {
         if self.val_batches < -1 {
             return Err(Error::invalid("val-batches is at least 0, or -1 for all"));
         }
+        self.check_patterns()?;
         self.patterns().map(|_| ())
     }
 
@@ -317,54 +326,6 @@ impl TrainConfig {
         }
     }
 
-    /// What the keys match: the end of a layer's path, from a dot on, as PEFT's patterns do.
-    fn patterns(&self) -> Result<Vec<Regex>> {
-        let known = || Target::ALL.map(Target::path).join(", ");
-        let pattern = |key: &String| {
-            // A plain name, as MLX-LM's: a mistake in it is told before there is a model.
-            let is_plain = key.chars().all(|c| c.is_alphanumeric() || c == '_' || c == '.');
-            let in_block =
-                key.rsplit('.').next().is_some_and(|last| Target::from_path(last).is_some());
-            if is_plain && !in_block {
-                return Err(Error::invalid(format!(
-                    "no linear layer `{key}` in a block; there are {}",
-                    known()
-                )));
-            }
-            Regex::new(&format!(r"^(?:.*\.)?(?:{key})$"))
-                .map_err(|_| Error::invalid(format!("keys: `{key}` is no regular expression")))
-        };
-        if self.keys.is_empty() {
-            return Err(Error::invalid("keys names no linear layer; there is nothing to train"));
-        }
-        self.keys.iter().map(pattern).collect()
-    }
-
-    /// The adapted linear layers of a model: those of its last blocks that a key matches.
-    ///
-    /// # Errors
-    /// [`Error::Invalid`]: a key that matches none, more blocks than there are.
-    pub fn linears(&self, model: &ModelConfig) -> Result<BTreeSet<(usize, Target)>> {
-        let layers = self.layers(model)?;
-        let mut places = BTreeSet::new();
-        for (key, pattern) in self.keys.iter().zip(self.patterns()?) {
-            let all = layers.clone().flat_map(|layer| Target::ALL.map(|target| (layer, target)));
-            let matched = all.filter(|(layer, target)| {
-                pattern.is_match(&format!("model.layers.{layer}.{}", target.path()))
-            });
-            let matched: Vec<_> = matched.collect();
-            if matched.is_empty() {
-                return Err(Error::invalid(format!(
-                    "keys: `{key}` matches no linear layer of the blocks {} to {}",
-                    layers.start,
-                    layers.end - 1
-                )));
-            }
-            places.extend(matched);
-        }
-        Ok(places)
-    }
-
     /// The adapted blocks of a model.
     ///
     /// # Errors
@@ -385,7 +346,21 @@ impl TrainConfig {
     pub fn check_model(&self, model: &ModelConfig) -> Result<()> {
         match self.adapter_type {
             AdapterType::Full => self.layers(model).map(|_| ())?,
-            _ => self.linears(model).map(|_| ())?,
+            _ => {
+                let ranks = self.settings(model)?;
+                let largest = ranks.into_iter().max_by_key(|(_, (rank, _))| *rank);
+                if let Some(((layer, target), (rank, _))) = largest
+                    && rank > model.hidden_size
+                    && rank != self.rank
+                {
+                    return Err(Error::invalid(format!(
+                        "rank-pattern gives layer {layer}'s {} the rank {rank}; it is at most the \
+                         model's hidden size, {}",
+                        target.path(),
+                        model.hidden_size
+                    )));
+                }
+            }
         }
         let chosen = |key: &String| model.weight_names().any(|name| is_of(&name, key));
         if let Some(key) = self.modules_to_save.iter().find(|key| !chosen(key)) {
@@ -410,8 +385,10 @@ impl TrainConfig {
         if self.adapter_type == AdapterType::Full {
             return Ok(AdapterTensors::new([]));
         }
-        let (places, scale) = (self.linears(model)?, self.update_scale());
-        AdapterTensors::init_on(model, &places, self.rank, scale, self.seed)
+        let of =
+            |(place, (rank, scale))| (place, (rank, self.of_layer((rank, scale)).update_scale()));
+        let places = self.settings(model)?.into_iter().map(of).collect();
+        AdapterTensors::init_on(model, &places, self.seed)
     }
 
     /// Whether a weight of a model with blocks `layers` to train is trained itself, by its name.
@@ -519,51 +496,6 @@ fn is_of(weight: &str, key: &str) -> bool {
 mod tests {
     use super::*;
     use crate::testing::test;
-
-    fn model() -> ModelConfig {
-        let json = br#"{"model_type": "llama", "vocab_size": 40, "hidden_size": 64,
-            "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "head_dim": 8, "rms_norm_eps": 1e-5}"#;
-        ModelConfig::from_json("config.json", json).unwrap()
-    }
-
-    fn with(num_layers: i64, keys: &[&str]) -> Result<BTreeSet<(usize, Target)>> {
-        let keys = keys.iter().map(|&key| key.to_owned()).collect();
-        let config = TrainConfig { num_layers, keys, ..Default::default() };
-        config.check()?;
-        config.linears(&model())
-    }
-
-    #[test]
-    fn keys_are_names_or_patterns_of_paths() {
-        let of = |places: &[(usize, Target)]| places.iter().copied().collect::<BTreeSet<_>>();
-        for (num_layers, keys, expected) in [
-            (1, &["q_proj"][..], &[(2, Target::Q)][..]),
-            (
-                2,
-                &["mlp.up_proj", "v_proj"],
-                &[(1, Target::V), (1, Target::Up), (2, Target::V), (2, Target::Up)],
-            ),
-            (-1, &["layers.0.self_attn.o_proj"], &[(0, Target::O)]),
-            (
-                -1,
-                &[r"layers\.[01]\.mlp\.(up|gate)_proj"],
-                &[(0, Target::Gate), (0, Target::Up), (1, Target::Gate), (1, Target::Up)],
-            ),
-        ] {
-            assert_eq!(with(num_layers, keys).unwrap(), of(expected), "{keys:?}");
-        }
-        assert_eq!(with(2, &[".*_proj"]).unwrap().len(), 14);
-        for (keys, expected) in [
-            (&["query"][..], "no linear layer `query` in a block; there are self_attn.q_proj"),
-            (&["(q_proj"], "keys: `(q_proj` is no regular expression"),
-            (&["q_proj", "layers.0.mlp.up_proj"], "matches no linear layer of the blocks 1 to 2"),
-            (&[], "keys names no linear layer"),
-        ] {
-            let error = with(2, keys).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
-    }
 
     #[test]
     fn settings_of_another_optimizer_are_refused() {

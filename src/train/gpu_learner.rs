@@ -56,6 +56,13 @@ impl GpuLearner {
         if adapter.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
             return Err(Error::invalid("training a DoRA adapter needs --engine burn"));
         }
+        if let Some(module) = adapter.outside_of_blocks() {
+            return Err(Error::invalid(format!(
+                "the adapter updates `{}`, and LoRA is trained on the blocks' layers alone; train \
+                 that module itself by modules-to-save",
+                module.path()
+            )));
+        }
         let (layers, base) = (config.layers(&model.config)?, model.clone());
         let mut adapter = GpuAdapter::load(context, model, adapter)?;
         let brought = match &adapter.weights {

@@ -10,6 +10,7 @@ mod burn_learner;
 mod checkpoint;
 mod config;
 mod gpu_learner;
+mod layers;
 mod learner;
 mod preference;
 mod recording;

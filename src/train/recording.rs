@@ -161,7 +161,7 @@ impl StepRecording {
             tape = tape.keep_all();
         }
         let mut inputs = Vec::new();
-        let mut x = tape.embedding(&model.embed_tokens)?;
+        let mut x = tape.embedding(&model.embed_tokens, None)?;
         for layer in 0..model.layers.len() {
             if grad_checkpoint {
                 inputs.push(x.clone());
@@ -186,7 +186,7 @@ impl StepRecording {
             dx = tape.backward(&y, dy, &leaf)?;
         }
         if let (true, Some(dy)) = (grad_checkpoint, dx) {
-            let x = tape.embedding(&model.embed_tokens)?;
+            let x = tape.embedding(&model.embed_tokens, None)?;
             tape.backward(&x, dy, &x)?;
         }
         Ok(Self(tape.finish()))

@@ -13,7 +13,7 @@ use super::engine::{adapter_files, to_array};
 use super::support;
 use super::trainer::{batches, merged};
 use super::value::to_js;
-use crate::burn::{AdapterKind, Bottleneck, BurnModel, Device, DoraModule, LoraModule, fresh_on};
+use crate::burn::{AdapterKind, Bottleneck, BurnModel, Device, DoraModule, LoraModule, fresh_by};
 use crate::formats::adapter::write_named;
 use crate::generate::{Engine, Model};
 use crate::model::AnyAdapter;
@@ -104,9 +104,10 @@ async fn run<A: AdapterKind>(
 where
     A::Config: for<'a> From<&'a TrainConfig>,
 {
-    let places = config.linears(&model.llama.config)?;
     let kind = A::Config::from(config);
-    let adapter = fresh_on::<A>(model, &places, &kind, config.seed)?;
+    let of = |(place, setting)| (place, A::Config::from(&config.of_layer(setting)));
+    let places = config.settings(&model.llama.config)?.into_iter().map(of).collect();
+    let adapter = fresh_by::<A>(model, &places, config.seed)?;
     let learner = BurnLearner::new(model, adapter, kind, data.room(), config);
     let mut trainer = Trainer::with(learner, data, config)?;
     let mut training = Training {

@@ -435,11 +435,11 @@ fn parameters(config: &ModelConfig) -> usize {
 }
 
 fn info<'a>(name: &'a str, adapter: &HeldAdapter) -> AdapterInfo<'a> {
-    let ranks = adapter.tensors.iter().map(|(_, _, lora)| lora.rank);
+    let ranks = adapter.tensors.modules().map(|(_, lora)| lora.rank);
     AdapterInfo {
         name,
         rank: ranks.max().unwrap_or(0),
-        parameters: adapter.tensors.iter().map(|(_, _, lora)| lora.a.len() + lora.b.len()).sum(),
+        parameters: adapter.tensors.modules().map(|(_, lora)| lora.a.len() + lora.b.len()).sum(),
         active: false,
     }
 }
@@ -493,7 +493,8 @@ async fn read_adapter(files: &[NamedFile], config: &ModelConfig) -> Result<Adapt
     let config = find(CONFIG_FILE)?;
     let weights = find(Layout::detect(CONFIG_FILE, &config.bytes)?.weights_file())?;
     let source = Bytes::new(weights.name.clone(), weights.bytes.clone());
-    let any = adapter::read(CONFIG_FILE, &config.bytes, Box::new(source), &[]).await?;
+    let any =
+        adapter::read(CONFIG_FILE, &config.bytes, Box::new(source), &[], Some(config)).await?;
     Ok(any.lora(CONFIG_FILE)?.clone())
 }
 

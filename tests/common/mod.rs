@@ -47,6 +47,11 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_adapter_bottleneck/adapter_model.safetensors",
     "tiny_adapter_dora/adapter_config.json",
     "tiny_adapter_dora/adapter_model.safetensors",
+    "tiny_adapter_embedding/adapter_config.json",
+    "tiny_adapter_embedding/adapter_model.safetensors",
+    "tiny_adapter_embedding.safetensors",
+    "tiny_adapter_embedding_mlx/adapter_config.json",
+    "tiny_adapter_embedding_mlx/adapters.safetensors",
     "tiny_adapter_logits.safetensors",
     "tiny_adapter_mlx/adapter_config.json",
     "tiny_adapter_mlx/adapters.safetensors",
@@ -72,6 +77,8 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_odd/model.safetensors",
     "tiny_odd_adapter_dora/adapter_config.json",
     "tiny_odd_adapter_dora/adapter_model.safetensors",
+    "tiny_odd_adapter_embedding/adapter_config.json",
+    "tiny_odd_adapter_embedding/adapter_model.safetensors",
     "tiny_odd_adapter_types.safetensors",
     "tiny_odd_forward.safetensors",
     "tiny_odd_full_grads.safetensors",
@@ -80,6 +87,7 @@ const GOLDENS: &[(&str, &[u8])] = goldens![
     "tiny_q4_0.gguf",
     "tiny_q4_1.gguf",
     "tiny_q8_0.gguf",
+    "tiny_ranks.json",
     "tiny_tokenizer.json",
     "tokenizer_ids.json",
 ];
@@ -231,7 +239,7 @@ pub async fn gpu_logits(context: &Context, model: &Rc<GpuLlama>, ids: &[u32]) ->
     let table = context.storage_from("rope table", &table).unwrap();
     let mut ops = GpuOps::new(context, &step, &tokens, &table, ids.len(), None);
     let hidden = model.hidden(&mut ops, None).unwrap();
-    let logits = model.logits(&mut ops, &hidden).unwrap();
+    let logits = model.logits(&mut ops, &hidden, None).unwrap();
     ops.finish().submit(count.tokens, 1).unwrap();
     let values = ids.len() * model.config.vocab_size;
     context.read(logits.buffer(), 0, values).await.unwrap()
@@ -247,7 +255,7 @@ pub fn reference_logits(model: &ReferenceLlama, ids: &[u32]) -> Vec<f32> {
     let table = rope_table(&model.config, ids.len());
     let mut ops = Reference::new(&one_sequence(ids), &table);
     let hidden = model.hidden(&mut ops, None).unwrap();
-    model.logits(&mut ops, &hidden).unwrap().values
+    model.logits(&mut ops, &hidden, None).unwrap().values
 }
 
 /// The first of the largest values.

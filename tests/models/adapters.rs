@@ -5,14 +5,19 @@ use engram::formats::Bytes;
 use engram::formats::adapter::{CONFIG_FILE, Layout, read};
 use engram::generate::{Decoder, Engine, Forward, GpuModel, LoadedAdapter};
 use engram::kernels::kv::KvType;
-use engram::model::{AdapterTensors, AnyAdapter, GpuAdapter, Quantize, Target};
+use engram::model::{AdapterTensors, AnyAdapter, GpuAdapter, ModelConfig, Quantize, Target};
 
 async fn adapter(folder: &str) -> AdapterTensors {
+    read_for(folder, None).await
+}
+
+/// The adapter in a folder of the goldens, as it is on `model`.
+pub(crate) async fn read_for(folder: &str, model: Option<&ModelConfig>) -> AdapterTensors {
     let file = |name: &str| golden_bytes(&format!("{folder}/{name}"));
     let config = file(CONFIG_FILE);
     let layout = Layout::detect(folder, config).unwrap();
     let weights = Bytes::new(folder, file(layout.weights_file()));
-    let adapter = read(folder, config, Box::new(weights), &[]).await.unwrap();
+    let adapter = read(folder, config, Box::new(weights), &[], model).await.unwrap();
     adapter.lora(folder).unwrap().clone()
 }
 

@@ -5,6 +5,7 @@ mod adapters;
 mod common;
 mod decoder;
 mod dpo;
+mod embedding;
 mod full;
 mod lora_grads;
 mod optimizer;

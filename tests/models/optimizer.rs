@@ -6,8 +6,8 @@ use crate::common::*;
 use engram::data::batch::{BatchSet, Semantics};
 use engram::data::{jsonl, tokens};
 use engram::gpu::Context;
-use engram::model::{AdapterTensors, GpuLlama};
-use engram::train::{Checkpoint, Event, LrSchedule, Optimizer, TrainConfig, Trainer};
+use engram::model::{Adapter, AdapterTensors, GpuLlama, Lora};
+use engram::train::{AdapterType, Checkpoint, Event, LrSchedule, Optimizer, TrainConfig, Trainer};
 use serde_json::Value;
 
 /// Every event until the run ends or the last of `count` iterations is done.
@@ -74,6 +74,57 @@ async fn adam_and_adamw_take_pytorchs_steps() {
         }
         let expected = peft_adapter(&golden, &format!("{name}."), 1..3, 4, 2.5);
         assert_adapters(name, &after_ten, &expected, tolerance);
+    }
+}
+
+/// `rank_pattern` and `alpha_pattern` mean what they do in PEFT.
+#[async_test]
+async fn layers_of_their_own_ranks_take_pytorchs_steps() {
+    let context = context().await;
+    let model = load(&context, &open_folder("tiny").await, None).await;
+    let batch = Golden::open("tiny_lora_grads_last2_r4.safetensors");
+    let golden = golden_json("tiny_ranks.json");
+    let number = |key: &str| golden[key].as_f64().expect("a number") as f32;
+    let (rank, alpha) = (golden["rank"].as_u64().expect("a rank") as usize, number("lora_alpha"));
+    let scale = alpha / rank as f32;
+    for (name, adapter_type) in [("lora", AdapterType::Lora), ("rslora", AdapterType::Rslora)] {
+        let losses = f64s(&golden["losses"][name]);
+        let config = TrainConfig {
+            adapter_type,
+            rank,
+            scale,
+            rank_pattern: serde_json::from_value(golden["rank_pattern"].clone()).unwrap(),
+            alpha_pattern: serde_json::from_value(golden["alpha_pattern"].clone()).unwrap(),
+            num_layers: 2,
+            batch_size: 3,
+            iters: losses.len(),
+            learning_rate: number("learning_rate"),
+            steps_per_report: 1,
+            ..Default::default()
+        };
+        let ranks = config.initial_adapter(&model.config).unwrap();
+        let initial = Adapter::new(ranks.iter().map(|(layer, target, lora)| {
+            let (rank, (ins, _)) = (lora.rank, target.shape(&model.config));
+            let of = |half: &str, count: usize, bound: f64| {
+                hash_values(&mlx_name(layer, target, half), count, bound)
+            };
+            let a = of("lora_a", ins * rank, 1.0 / (ins as f64).sqrt());
+            let b = of("lora_b", lora.b.len(), 0.2);
+            ((layer, target), Lora { a, b, ..lora.clone() })
+        }));
+        let set = || BatchSet::new(golden_examples(&batch), config.batch_config()).unwrap();
+        let mut trainer = Trainer::new(&context, &model, &initial, set(), None, &config).unwrap();
+        let mut found = events(&mut trainer, 5).await;
+        // A checkpoint has the ranks too.
+        let bytes = trainer.save().await.unwrap().to_bytes().unwrap();
+        let checkpoint = Checkpoint::from_bytes(name, &bytes).unwrap();
+        let mut again = Trainer::resume(&context, &model, set(), None, &checkpoint).unwrap();
+        found.extend(events(&mut again, losses.len()).await);
+        assert_eq!(found.len(), losses.len());
+        for (i, event) in found.iter().enumerate() {
+            let Event::Reported { loss, .. } = *event else { panic!("{name}: {event:?}") };
+            assert_near(&format!("{name}, loss {i}"), loss, losses[i], 1e-5);
+        }
     }
 }
 

@@ -21,7 +21,7 @@ async fn adapter(folder: &str) -> AnyAdapter {
     let config = file(CONFIG_FILE);
     let layout = Layout::detect(folder, config).unwrap();
     let weights = Bytes::new(folder, file(layout.weights_file()));
-    read(folder, config, Box::new(weights), &BurnAdapter::KINDS).await.unwrap()
+    read(folder, config, Box::new(weights), &BurnAdapter::KINDS, None).await.unwrap()
 }
 
 /// Logits, loss, gradients and ten steps of a golden adapter.
@@ -121,7 +121,7 @@ async fn dora_is_that_of_the_reference() {
     let table = engram::model::rope_table(&model.config, ids.len());
     let mut ops = Reference::new(&one_sequence(&ids), &table);
     let hidden = model.hidden(&mut ops, Some(&tensors)).unwrap();
-    let logits = model.logits(&mut ops, &hidden).unwrap().values;
+    let logits = model.logits(&mut ops, &hidden, Some(&tensors)).unwrap().values;
     assert_nmse("logits", &logits, &golden.f32("dora.logits"), 1e-10);
 }
 

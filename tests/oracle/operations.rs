@@ -80,7 +80,7 @@ impl Operation {
     fn apply<O: Ops>(self, ops: &mut O, place: &impl Place<O>, x: O::Tensor) -> Result<O::Tensor> {
         let constant = |ops: &mut O, name: &str, features| {
             let table = hash_values(name, VOCAB * features, 1.0);
-            ops.embedding(&place.matrix(VOCAB, features, &table))
+            ops.embedding(&place.matrix(VOCAB, features, &table), None)
         };
         match self {
             Self::RmsNorm { features } => {
@@ -126,7 +126,7 @@ impl Operation {
     fn input<O: Ops>(self, ops: &mut O, place: &impl Place<O>) -> Result<O::Tensor> {
         let features = self.ins();
         let table = hash_values("table", VOCAB * features, 2.0);
-        let x = ops.embedding(&place.matrix(VOCAB, features, &table))?;
+        let x = ops.embedding(&place.matrix(VOCAB, features, &table), None)?;
         let weight = place.matrix(features, features, &hash_values("in", features * features, 0.3));
         let update = place.update(lora("in", features, features, 2));
         ops.linear(&x, &Linear { weight, bias: None }, Some(&update), None)

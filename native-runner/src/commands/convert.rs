@@ -119,11 +119,16 @@ fn convert_adapter(global: &Global, options: &Options, from: &Path) -> Result<()
     };
     write_adapter(&adapter, &model.config, &base_model(from)?, options.to, out)?;
     let updates = adapter.iter().count();
+    let outside = match adapter.outside_of_blocks() {
+        None => String::new(),
+        Some(_) => format!(", {} of embed_tokens and lm_head", adapter.modules().count() - updates),
+    };
     let weights = match adapter.weights().len() {
         0 => String::new(),
         count => format!(", {count} weights"),
     };
-    Ok(writeln!(io::stdout(), "{}: {updates} updates of linear layers{weights}", out.display())?)
+    let out = out.display();
+    Ok(writeln!(io::stdout(), "{out}: {updates} updates of linear layers{outside}{weights}")?)
 }
 
 /// Writes an adapter of a model of `config`, which goes by the name `base_model`.

@@ -11,12 +11,14 @@ use serde_json::{Map, Value as Json};
 use super::yaml::{Node, Value};
 
 /// Options whose key is another than their name. `*` stands for the chosen optimizer.
-const NESTED: [(&str, &str); 17] = [
+const NESTED: [(&str, &str); 19] = [
     ("fine_tune_type", "adapter_type"),
     ("lora_parameters.rank", "rank"),
     ("lora_parameters.scale", "scale"),
     ("lora_parameters.keys", "keys"),
     ("lora_parameters.dropout", "dropout"),
+    ("lora_parameters.rank_pattern", "rank_pattern"),
+    ("lora_parameters.alpha_pattern", "alpha_pattern"),
     ("optimizer_config.*.weight_decay", "weight_decay"),
     ("optimizer_config.*.bias_correction", "bias_correction"),
     ("optimizer_config.*.betas", "betas"),
@@ -30,6 +32,9 @@ const NESTED: [(&str, &str); 17] = [
     ("lr_schedule.warmup", "warmup"),
     ("lr_schedule.warmup_init", "warmup_init"),
 ];
+
+/// Keys whose value is a map, from patterns to numbers, and not a group of keys.
+const MAPS: [&str; 2] = ["lora_parameters.rank_pattern", "lora_parameters.alpha_pattern"];
 
 /// MLX-LM's keys for which there is no option, and the value, as [`plain`] writes it, that says
 /// what is done here anyway. An option of the name goes before.
@@ -160,7 +165,7 @@ impl<'a> Keys<'a> {
                 on.then(|| format!("--{flag}")).into_iter().collect()
             }
             _ if is_switch => bail!("{at}: `{key}` is true or false"),
-            Value::List(items) => {
+            Value::List(items) if !MAPS.contains(&key) => {
                 let texts: Option<Vec<String>> =
                     items.iter().map(|item| item.value.scalar()).collect();
                 let Some(texts) = texts.filter(|texts| !texts.is_empty()) else {
@@ -173,6 +178,18 @@ impl<'a> Keys<'a> {
                     }
                     _ => bail!("{at}: `{key}` is one value, not a list"),
                 }
+            }
+            Value::Map(entries) => {
+                let rule = |(pattern, node): &(String, Node)| {
+                    Some(format!("--{flag}={pattern}={}", node.value.scalar()?))
+                };
+                let rules: Option<Vec<String>> = entries.iter().map(rule).collect();
+                rules.with_context(|| {
+                    format!("{at}: `{key}` is a map of something else than patterns to numbers")
+                })?
+            }
+            _ if MAPS.contains(&key) => {
+                bail!("{at}: `{key}` is a map of patterns to numbers, as {{q_proj: 16}}")
             }
             value => {
                 let mut text = value.scalar().unwrap_or_default();
@@ -271,7 +288,7 @@ fn generic(key: &str) -> String {
 fn leaves<'n>(name: &str, file: &'n Node) -> Result<Vec<(String, &'n Node)>> {
     fn walk<'n>(prefix: &str, node: &'n Node, into: &mut Vec<(String, &'n Node)>) {
         match &node.value {
-            Value::Map(entries) if !entries.is_empty() => {
+            Value::Map(entries) if !entries.is_empty() && !MAPS.contains(&prefix) => {
                 for (key, inner) in entries {
                     let dot = if prefix.is_empty() { "" } else { "." };
                     walk(&format!("{prefix}{dot}{key}"), inner, into);
@@ -367,6 +384,12 @@ mod tests {
                 "--lr-schedule-arguments=1e-5,100,0",
             ]
         );
+        assert_eq!(
+            arguments(
+                "lora_parameters:\n  rank_pattern: {q_proj: 4, 'layers\\.2.*': 16}\n  alpha_pattern: {}\n"
+            ),
+            ["--rank-pattern=q_proj=4", "--rank-pattern=layers\\.2.*=16"]
+        );
         assert_eq!(arguments("resume_adapter_file: adapters.safetensors"), ["--init-adapter=."]);
         assert!(arguments("test: false\ntest_batches: 100\ntrain: true").is_empty());
     }
@@ -401,6 +424,14 @@ mod tests {
             (
                 "lora_parameters: {keys: [[a]]}",
                 "1: `lora_parameters.keys` is a list of something else",
+            ),
+            (
+                "lora_parameters: {rank_pattern: 4}",
+                "1: `lora_parameters.rank_pattern` is a map of patterns to numbers, as {q_proj: 16}",
+            ),
+            (
+                "lora_parameters: {rank_pattern: {q_proj: [4]}}",
+                "1: `lora_parameters.rank_pattern` is a map of something else than patterns",
             ),
             ("iters: {a: 1}", "1: no key `iters.a`; the nearest is `iters`"),
             (

@@ -253,6 +253,11 @@ mod tests {
             &["--tensorboard"],
             &["--epochs=3", "--val-split=0.1"],
             &[
+                "--rank-pattern=q_proj=4",
+                r"--rank-pattern=layers\.2[0-9]{1,2}\..*(up|down)_proj=16",
+                "--alpha-pattern=v_proj=0.1",
+            ],
+            &[
                 "--lr-schedule=cosine_decay",
                 "--warmup=3",
                 "--learning-rate=1e-4",

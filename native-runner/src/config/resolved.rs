@@ -63,6 +63,8 @@ pub fn resolved(
             // How many those are is known when the data is.
             "iters" => options.settings.epochs.is_some(),
             "modules_to_save" => config.modules_to_save.is_empty(),
+            "rank_pattern" => config.rank_pattern.is_empty(),
+            "alpha_pattern" => config.alpha_pattern.is_empty(),
             "weight_decay" => config.optimizer == Optimizer::Adam,
             "betas" | "eps" | "bias_correction" => !is_adam,
             "beta" => config.train_mode != TrainMode::Dpo,

@@ -25,7 +25,7 @@ pub fn read(folder: &Path) -> Result<Option<Training>> {
     let shown = || path.display().to_string();
     let config = std::fs::read(&path).with_context(shown)?;
     let config = serde_json::from_slice(&config).with_context(shown)?;
-    let parameters = adapter::read_folder(folder)?.count() as u64;
+    let parameters = adapter::read_folder(folder, None)?.count() as u64;
     Ok(Some(Training { config, trainable_parameters: Some(parameters), curve, cost }))
 }
 

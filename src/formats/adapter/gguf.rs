@@ -2,17 +2,20 @@
 //! `llama-adapter.cpp`).
 //!
 //! `blk.N.attn_q.weight.lora_a` is (rank, in) and `….lora_b` (out, rank), PEFT's transposes; of q
-//! and k the rows of `lora_b` have their rotary pairs interleaved, as the base model's. One alpha
+//! and k the rows of `lora_b` have their rotary pairs interleaved, as the base model's. Of
+//! `token_embd.weight` `lora_a` is (vocab, rank). One alpha
 //! holds for all: the scale is alpha / rank, and 1 if alpha is 0.
 
 use std::collections::BTreeMap;
 
-use super::names::{Part, split};
+use super::names::Part;
 use super::{check_writable, is_dora};
 use crate::formats::names::{from_gguf, has_rotary_rows, to_gguf};
 use crate::formats::quant::dequantize;
 use crate::formats::{Announced, ByteSource, DType, Gguf, GgufTensor, Pairs, gguf_header};
-use crate::model::{Adapter, AdapterTensors, Lora, ModelConfig, SUPPORTED_MODEL_TYPES, Target};
+use crate::model::{
+    Adapter, AdapterTensors, Lora, ModelConfig, Module, SUPPORTED_MODEL_TYPES, Target,
+};
 use crate::{Error, Result};
 
 const ALPHA: &str = "adapter.lora.alpha";
@@ -56,36 +59,37 @@ pub async fn read_gguf(
         }
     }
     let alpha = metadata.float(ALPHA)?.unwrap_or(0.0);
-    let mut found: BTreeMap<(usize, Target), [Option<Matrix>; 2]> = BTreeMap::new();
+    let mut found: BTreeMap<Module, [Option<Matrix>; 2]> = BTreeMap::new();
     for tensor in &gguf.tensors {
-        let Some((layer, target, part)) = parse_name(&tensor.name) else {
-            let example = tensor_name(0, Target::Q, Part::A);
+        let Some((module, part)) = parse_name(&tensor.name) else {
+            let example = tensor_name(Module::Linear(0, Target::Q), Part::A);
             return wrong(format!(
-                "tensor `{}` is not the update of a linear layer, such as `{example}`",
+                "tensor `{}` is not an update, such as `{example}`",
                 tensor.name
             ));
         };
         let matrix = read_matrix(source, tensor).await?;
-        found.entry((layer, target)).or_default()[usize::from(part == Part::B)] = Some(matrix);
+        found.entry(module).or_default()[usize::from(part == Part::B)] = Some(matrix);
     }
     let mut updates = Vec::with_capacity(found.len());
-    for ((layer, target), halves) in found {
+    for (module, halves) in found {
         let [Some(a), Some(b)] = halves else {
-            let name = tensor_name(layer, target, Part::A);
+            let name = tensor_name(module, Part::A);
             return wrong(format!(
                 "`{name}` or its `lora_b` is missing; convert the adapter again"
             ));
         };
-        let rank = a.rows;
+        let is_embedding = module == Module::Embedding;
+        let rank = if is_embedding { a.cols } else { a.rows };
         if b.cols != rank {
-            let name = tensor_name(layer, target, Part::B);
+            let name = tensor_name(module, Part::B);
             return wrong(format!("tensor `{name}` has rank {}, its `lora_a` {rank}", b.cols));
         }
         let heads = config.map(|config| config.head_dim);
-        let head = heads.filter(|_| has_rotary_rows(&module(layer, target)));
+        let head = heads.filter(|_| has_rotary_rows(&weight(module)));
         let (of_b, rows) = (b.values, b.rows);
         if let Some(head) = head.filter(|&head| !rows.is_multiple_of(head)) {
-            let name = tensor_name(layer, target, Part::B);
+            let name = tensor_name(module, Part::B);
             return wrong(format!(
                 "tensor `{name}` has {rows} rows, not whole heads of {head}; the adapter is for \
                  another model"
@@ -97,15 +101,16 @@ pub async fn read_gguf(
             .map(|(r, row)| of_b[column(row) * rank + r])
             .collect();
         let scale = if alpha == 0.0 { 1.0 } else { alpha / rank as f32 };
-        let a = transposed(&a.values, a.cols);
-        updates.push(((layer, target), Lora { a, b, rank, scale, magnitude: None }));
+        let a = if is_embedding { a.values } else { transposed(&a.values, a.cols) };
+        updates.push((module, Lora { a, b, rank, scale, magnitude: None }));
     }
-    let adapter = Adapter::new(updates);
+    let adapter = Adapter::of_modules(updates);
     if adapter.is_empty() {
         return wrong("holds no tensors; it is not an adapter".into());
     }
     if let Some(config) = config {
         adapter.check(source.name(), config)?;
+        check_untied(source.name(), &adapter, config)?;
     }
     Ok(adapter)
 }
@@ -124,6 +129,7 @@ pub fn write_gguf(
     base_model: &str,
 ) -> Result<Vec<u8>> {
     check_writable(adapter, config)?;
+    check_untied("the adapter", adapter, config)?;
     if !adapter.weights().is_empty() {
         return Err(Error::invalid(
             "a GGUF adapter can't hold whole weights; fuse the adapter into the model",
@@ -134,8 +140,8 @@ pub fn write_gguf(
             "a GGUF adapter can't hold DoRA's magnitudes; fuse the adapter into the model",
         ));
     }
-    let first = adapter.iter().find(|(_, _, lora)| lora.scale != 0.0);
-    let alpha = first.map_or(1.0, |(_, _, lora)| alpha(lora.scale, lora.rank));
+    let first = adapter.modules().find(|(_, lora)| lora.scale != 0.0);
+    let alpha = first.map_or(1.0, |(_, lora)| alpha(lora.scale, lora.rank));
     let mut pairs = Pairs::default();
     pairs.string("general.architecture", &config.model_type);
     pairs.string("general.type", "adapter");
@@ -148,12 +154,12 @@ pub fn write_gguf(
     pairs.u32("general.file_type", 0);
     pairs.u32("general.quantization_version", 2);
     let (mut announced, mut data) = (Vec::new(), Vec::new());
-    for (layer, target, lora) in adapter.iter() {
-        let (ins, outs) = target.shape(config);
+    for (module, lora) in adapter.modules() {
+        let (ins, outs) = module.shape(config);
         let rank = lora.rank;
         let scale = alpha / rank as f32;
         let ratio = if scale == lora.scale { 1.0 } else { lora.scale / scale };
-        let head = has_rotary_rows(&module(layer, target)).then_some(config.head_dim);
+        let head = has_rotary_rows(&weight(module)).then_some(config.head_dim);
         let mut b = vec![0.0; lora.b.len()];
         for row in 0..outs {
             let stored = head.map_or(row, |head| interleaved_row(row, head));
@@ -162,15 +168,18 @@ pub fn write_gguf(
             }
         }
         if let Some(value) = b.iter().find(|value| !value.is_finite()) {
-            let name = tensor_name(layer, target, Part::B);
+            let name = tensor_name(module, Part::B);
             return Err(Error::invalid(format!(
                 "`{name}` would hold {value}; the scales differ too much"
             )));
         }
-        let halves =
-            [(Part::A, vec![rank, ins], transposed(&lora.a, rank)), (Part::B, vec![outs, rank], b)];
+        let (shape_of_a, a) = match module {
+            Module::Embedding => (vec![ins, rank], lora.a.clone()),
+            _ => (vec![rank, ins], transposed(&lora.a, rank)),
+        };
+        let halves = [(Part::A, shape_of_a, a), (Part::B, vec![outs, rank], b)];
         for (part, shape, values) in halves {
-            let name = tensor_name(layer, target, part);
+            let name = tensor_name(module, part);
             announced.push(Announced { name, dtype: DType::F32, shape });
             data.extend(values.iter().flat_map(|value| value.to_le_bytes()));
             data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
@@ -195,20 +204,36 @@ fn interleaved_row(row: usize, head: usize) -> usize {
     row - at + 2 * (at % half) + at / half
 }
 
-fn module(layer: usize, target: Target) -> String {
-    format!("{}.weight", super::names::module(layer, target))
+/// Refuses updates of a matrix that is embedding and head at once: llama.cpp takes what is the
+/// embedding's for the head's too, whose halves lie the other way round.
+fn check_untied(name: &str, adapter: &AdapterTensors, config: &ModelConfig) -> Result<()> {
+    match adapter.outside_of_blocks().filter(|_| config.tie_word_embeddings) {
+        None => Ok(()),
+        Some(module) => Err(Error::format(
+            name,
+            format!(
+                "updates `{}`, which llama.cpp can't where the head is the embedding; keep it as \
+                 PEFT's",
+                module.path()
+            ),
+        )),
+    }
 }
 
-fn tensor_name(layer: usize, target: Target, part: Part) -> String {
+fn weight(module: Module) -> String {
+    format!("{}.weight", module.path())
+}
+
+fn tensor_name(module: Module, part: Part) -> String {
     let end = if part == Part::A { ENDS[0].0 } else { ENDS[1].0 };
-    format!("{}{end}", to_gguf(&module(layer, target)))
+    format!("{}{end}", to_gguf(&weight(module)))
 }
 
-fn parse_name(name: &str) -> Option<(usize, Target, Part)> {
+fn parse_name(name: &str) -> Option<(Module, Part)> {
     ENDS.into_iter().find_map(|(end, part)| {
         let name = from_gguf(name.strip_suffix(end)?);
-        let (layer, target, rest) = split(&name)?;
-        (rest == "weight").then_some((layer, target, part))
+        let (module, rest) = Module::split(&name)?;
+        (rest == "weight").then_some((module, part))
     })
 }
 
@@ -243,7 +268,7 @@ mod tests {
     use pollster::block_on;
     use proptest::prelude::*;
 
-    use super::super::tests::{adapter, dora, lora, model};
+    use super::super::tests::{adapter, dora, lora, model, of_tables, tied_model};
     use super::*;
     use crate::formats::Bytes;
     use crate::model::NamedTensor;
@@ -333,6 +358,39 @@ mod tests {
     }
 
     #[test]
+    fn embedding_and_head_have_the_places_of_llama_cpps() {
+        let adapter = of_tables(true);
+        let scales = adapter.modules().map(|(module, lora)| {
+            (module, Lora { scale: 12.0 / lora.rank as f32, ..lora.clone() })
+        });
+        let adapter = Adapter::of_modules(scales);
+        let bytes = written(&adapter);
+        let shapes = |name: &str| {
+            let gguf = header(&bytes);
+            gguf.tensors.into_iter().find(|tensor| tensor.name == name).expect(name).shape
+        };
+        assert_eq!(shapes("token_embd.weight.lora_a"), [40, 2]);
+        assert_eq!(shapes("token_embd.weight.lora_b"), [6, 2]);
+        assert_eq!(shapes("output.weight.lora_a"), [4, 6]);
+        assert_eq!(shapes("output.weight.lora_b"), [40, 4]);
+        let embedding = adapter.of(Module::Embedding).unwrap();
+        assert_eq!(values(&bytes, "token_embd.weight.lora_a"), embedding.a);
+        assert_eq!(read(bytes.clone()).unwrap(), adapter);
+        let tied = tied_model();
+        let source = Bytes::new("lora.gguf", bytes);
+        for problem in [
+            block_on(read_gguf(&source, Some(&tied))).unwrap_err(),
+            write_gguf(&adapter, &tied, "").unwrap_err(),
+        ] {
+            let problem = problem.to_string();
+            assert!(
+                problem.contains("updates `model.embed_tokens`, which llama.cpp can't"),
+                "{problem}"
+            );
+        }
+    }
+
+    #[test]
     fn scales_that_differ_go_into_b() {
         let adapter = Adapter::new([
             ((0, Target::V), lora(Target::V, 2, 0.5)),
@@ -384,8 +442,11 @@ mod tests {
             (of(&kind, &halves), "`adapter.type` is `control_vector`"),
             (lora(&[]), "holds no tensors"),
             (lora(&halves[..1]), "or its `lora_b` is missing"),
-            (lora(&[("token_embd.weight.lora_a", f32, &[2, 6])]), "is not the update of a linear"),
-            (lora(&[("blk.0.attn_norm.weight", f32, &[6])]), "is not the update of a linear"),
+            (
+                lora(&[("output_norm.weight.lora_a", f32, &[2, 6])]),
+                "is not an update, such as `blk.0",
+            ),
+            (lora(&[("blk.0.attn_norm.weight", f32, &[6])]), "is not an update, such as `blk.0"),
             (lora(&[(a, f32, &[6]), halves[1]]), "has shape [6]; it should be a matrix"),
             (lora(&[(a, f32, &[3, 6]), halves[1]]), "has rank 2, its `lora_a` 3"),
             (lora(&[(a, f32, &[2, 7]), halves[1]]), "lora_a is [7, 2], but the model expects"),

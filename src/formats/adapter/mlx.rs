@@ -1,12 +1,12 @@
 //! MLX-LM's `adapter_config.json` (`mlx_lm/tuner/utils.py`, `load_adapters`).
 
-use std::collections::BTreeSet;
+use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::{AdapterFiles, Layout, Setting, Settings, check_writable, is_dora, tensors};
-use crate::model::{AdapterTensors, ModelConfig, Target};
+use crate::model::{Adapter, AdapterTensors, ModelConfig, Module, Target};
 use crate::{Error, Result};
 
 /// The `fine_tune_type`s that are read and written.
@@ -66,13 +66,15 @@ pub(super) fn settings(name: &str, config_json: &[u8]) -> Result<Settings> {
 ///
 /// # Errors
 /// An adapter that is not one of the model, is empty, has magnitudes on some updates only, or more
-/// than one rank or scale, for which MLX has no words.
+/// than one rank or scale, for which MLX has no words; of a tied embedding an update that is not the
+/// head's too.
 pub fn write(
     adapter: &AdapterTensors,
     config: &ModelConfig,
     arguments: &Map<String, Value>,
 ) -> Result<AdapterFiles> {
     check_writable(adapter, config)?;
+    let adapter = &untied(adapter, config)?;
     let mut arguments = arguments.clone();
     if adapter.is_full() {
         arguments.insert("fine_tune_type".into(), FULL.into());
@@ -81,7 +83,7 @@ pub fn write(
         return files(adapter, arguments);
     }
     let kind = if is_dora(adapter)? { DORA } else { LORA };
-    let mut settings = adapter.iter().map(|(_, _, lora)| (lora.rank, lora.scale));
+    let mut settings = adapter.modules().map(|(_, lora)| (lora.rank, lora.scale));
     let (rank, scale) = settings.next().unwrap_or_default();
     if settings.any(|other| other != (rank, scale)) {
         return Err(Error::invalid(
@@ -99,14 +101,58 @@ pub fn write(
     parameters.insert("rank".into(), rank.into());
     parameters.insert("scale".into(), json!(scale));
     parameters.entry("dropout").or_insert(json!(0.0));
-    let targets: BTreeSet<Target> = adapter.iter().map(|(_, target, _)| target).collect();
     parameters.remove("keys");
-    if targets.len() < Target::ALL.len() {
-        let keys = targets.into_iter().map(Target::path).collect::<Vec<_>>();
+    let has = |target: &Target| adapter.iter().any(|(_, found, _)| found == *target);
+    let targets = Target::ALL.into_iter().filter(has).map(|target| target.path().to_owned());
+    let mut keys: Vec<String> = targets.collect();
+    if keys.len() < Target::ALL.len() || adapter.outside_of_blocks().is_some() {
+        // A block's layers go by their paths in it, others by theirs in the model.
+        let others = [Module::Embedding, Module::Head].into_iter();
+        keys.extend(others.filter(|module| adapter.of(*module).is_some()).map(Module::path));
         parameters.insert("keys".into(), keys.into());
     }
     arguments.insert("lora_parameters".into(), parameters.into());
     files(adapter, arguments)
+}
+
+/// The adapter as MLX's model makes it of what its files hold: where the head is the embedding, the
+/// update of that is the head's too (`LoRAEmbedding.as_linear`).
+pub(super) fn tied(
+    name: &str,
+    adapter: AdapterTensors,
+    config: &ModelConfig,
+) -> Result<AdapterTensors> {
+    if !config.tie_word_embeddings {
+        return Ok(adapter);
+    }
+    if adapter.of(Module::Head).is_some() {
+        return Err(Error::format(
+            name,
+            "updates `lm_head`, which an MLX model with tied embeddings does not have",
+        ));
+    }
+    let head = adapter.of(Module::Embedding).map(|lora| (Module::Head, lora.transposed()));
+    let updates = adapter.modules().map(|(module, lora)| (module, lora.clone())).chain(head);
+    Ok(Adapter::of_modules(updates).with_weights(adapter.weights().clone()))
+}
+
+/// What [`tied`] makes the adapter of.
+fn untied<'a>(
+    adapter: &'a AdapterTensors,
+    config: &ModelConfig,
+) -> Result<Cow<'a, AdapterTensors>> {
+    if !config.tie_word_embeddings || adapter.outside_of_blocks().is_none() {
+        return Ok(Cow::Borrowed(adapter));
+    }
+    if !adapter.keeps_tied() {
+        return Err(Error::invalid(
+            "in MLX an update of a tied embedding is the head's too, and this adapter's are not the \
+             same; write it as PEFT's",
+        ));
+    }
+    let updates = adapter.modules().filter(|(module, _)| *module != Module::Head);
+    let updates = updates.map(|(module, lora)| (module, lora.clone()));
+    Ok(Cow::Owned(Adapter::of_modules(updates).with_weights(adapter.weights().clone())))
 }
 
 /// How many blocks there are from the first with a weight of the adapter's to the last.

@@ -113,10 +113,13 @@ struct Settings {
 /// is for [`AdapterTensors::check`] to say.
 ///
 /// `known_kinds` are the `peft_type`s, in capitals, that the caller can do something with besides
-/// LORA; such an adapter becomes an [`AnyAdapter::Named`].
+/// LORA; such an adapter becomes an [`AnyAdapter::Named`]. `model` is what the adapter is for: where
+/// its head is its embedding, MLX's update of that is the head's too. Without one the adapter is as its
+/// files have it: enough to tell what is in them.
 ///
 /// # Errors
-/// - A config of another kind, or that asks for more than LoRA or DoRA on linear layers.
+/// - A config of another kind, or that asks for more than LoRA or DoRA on linear layers, or LoRA on the
+///   embedding.
 /// - Tensors that are not such updates, lack their other half, or have another rank than the config
 ///   says; DoRA without its magnitudes, or magnitudes without DoRA.
 /// - Of another kind, tensors that are not called `model.layers.N.`, a linear layer's path and more.
@@ -127,6 +130,7 @@ pub async fn read(
     config_json: &[u8],
     weights: Box<dyn ByteSource>,
     known_kinds: &[&str],
+    model: Option<&ModelConfig>,
 ) -> Result<AnyAdapter> {
     let layout = Layout::detect(name, config_json)?;
     let settings = match layout {
@@ -139,7 +143,11 @@ pub async fn read(
             peft::settings(name, config_json)?
         }
     };
-    Ok(AnyAdapter::Lora(tensors::read(layout, &settings, weights.as_ref()).await?))
+    let adapter = tensors::read(layout, &settings, weights.as_ref()).await?;
+    Ok(AnyAdapter::Lora(match (layout, model) {
+        (Layout::Mlx, Some(model)) => mlx::tied(weights.name(), adapter, model)?,
+        _ => adapter,
+    }))
 }
 
 pub use gguf::{is_gguf_adapter, read_gguf, write_gguf};
@@ -157,7 +165,7 @@ fn check_writable(adapter: &AdapterTensors, config: &ModelConfig) -> Result<()> 
 
 /// Whether the updates have magnitudes: all or none, since a config says it once.
 fn is_dora(adapter: &AdapterTensors) -> Result<bool> {
-    let mut with = adapter.iter().map(|(_, _, lora)| lora.magnitude.is_some());
+    let mut with = adapter.modules().map(|(_, lora)| lora.magnitude.is_some());
     let first = with.next().unwrap_or(false);
     if with.any(|other| other != first) {
         return Err(Error::invalid(

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use super::arrays::{self, Array};
-use super::names::{PEFT_PREFIX, split};
+use super::names::PEFT_PREFIX;
 use super::{AdapterFiles, Layout};
 use crate::formats::{ByteSource, Safetensors};
-use crate::model::{NamedAdapter, NamedTensor};
+use crate::model::{Module, NamedAdapter, NamedTensor};
 use crate::{Error, Result};
 
 /// `peft_type` of LoRA, which is no [`NamedAdapter`].
@@ -52,6 +52,11 @@ fn is_kind(kind: &str) -> bool {
     !kind.is_empty() && kind.chars().all(is_capital) && kind != LORA
 }
 
+/// Whether a parameter of that name is of a linear layer of a block.
+fn is_of_linear(name: &str) -> bool {
+    matches!(Module::split(name), Some((Module::Linear(..), _)))
+}
+
 /// Reads every tensor of `source`, by its name without PEFT's prefix.
 pub(super) async fn read(
     source: &dyn ByteSource,
@@ -60,7 +65,7 @@ pub(super) async fn read(
     let wrong = |problem: String| Err(Error::format(source.name(), problem));
     let mut tensors = BTreeMap::new();
     for tensor in &Safetensors::parse(source).await?.tensors {
-        let name = tensor.name.strip_prefix(PEFT_PREFIX).filter(|name| split(name).is_some());
+        let name = tensor.name.strip_prefix(PEFT_PREFIX).filter(|name| is_of_linear(name));
         let Some(name) = name else {
             return wrong(format!(
                 "tensor `{}` is not a {kind} adapter's of a linear layer, such as \
@@ -112,7 +117,7 @@ pub fn write(adapter: &NamedAdapter, base_model: &str) -> Result<AdapterFiles> {
 
 fn check(name: &str, NamedTensor { shape, values }: &NamedTensor) -> Result<()> {
     let wrong = |problem: String| Err(Error::invalid(format!("tensor `{name}` {problem}")));
-    if split(name).is_none() {
+    if !is_of_linear(name) {
         return wrong(format!("is not of a linear layer, such as `{EXAMPLE}`"));
     }
     let count = shape.iter().try_fold(1_usize, |count, &size| count.checked_mul(size));
@@ -225,6 +230,7 @@ mod tests {
                 config.as_bytes(),
                 Box::new(weights),
                 known,
+                None,
             ))
         };
         assert!(read("BOTTLENECK", &["BOTTLENECK"]).is_ok());

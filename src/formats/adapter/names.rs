@@ -1,7 +1,7 @@
 //! The names of tensors in adapter files.
 
 use super::Layout;
-use crate::model::Target;
+use crate::model::Module;
 
 /// One of the arrays of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -15,33 +15,13 @@ pub(super) enum Part {
 }
 
 /// What a tensor is.
-pub(super) type Key = (usize, Target, Part);
+pub(super) type Key = (Module, Part);
 
 /// PEFT's prefix of every name: its own wrapper, and transformers' model in it.
 pub(super) const PEFT_PREFIX: &str = "base_model.model.";
 
 /// What PEFT's DoRA layers call their magnitude; `save_pretrained` takes the end off.
 const PEFT_MAGNITUDE_IN_MEMORY: &str = "lora_magnitude_vector.weight";
-
-/// A linear layer's path in the model.
-pub(super) fn module(layer: usize, target: Target) -> String {
-    format!("model.layers.{layer}.{}", target.path())
-}
-
-/// What a name such as `model.layers.14.self_attn.q_proj.lora_a` says of it: the linear layer, and
-/// the rest, which is not empty.
-pub(super) fn split(name: &str) -> Option<(usize, Target, &str)> {
-    let (digits, path) = name.strip_prefix("model.layers.")?.split_once('.')?;
-    let layer: usize = digits.parse().ok()?;
-    // `01` and `+1` would be a second name of block 1.
-    if layer.to_string() != digits {
-        return None;
-    }
-    Target::ALL.into_iter().find_map(|target| {
-        let rest = path.strip_prefix(target.path())?.strip_prefix('.')?;
-        (!rest.is_empty()).then_some((layer, target, rest))
-    })
-}
 
 impl Layout {
     const fn prefix(self) -> &'static str {
@@ -51,19 +31,21 @@ impl Layout {
         }
     }
 
-    const fn part_name(self, part: Part) -> &'static str {
-        match (self, part) {
-            (Layout::Mlx, Part::A) => "lora_a",
-            (Layout::Mlx, Part::B) => "lora_b",
-            (Layout::Mlx, Part::Magnitude) => "m",
-            (Layout::Peft, Part::A) => "lora_A.weight",
-            (Layout::Peft, Part::B) => "lora_B.weight",
-            (Layout::Peft, Part::Magnitude) => "lora_magnitude_vector",
+    const fn part_name(self, module: Module, part: Part) -> &'static str {
+        match (self, module, part) {
+            (Layout::Mlx, _, Part::A) => "lora_a",
+            (Layout::Mlx, _, Part::B) => "lora_b",
+            (Layout::Mlx, _, Part::Magnitude) => "m",
+            (Layout::Peft, Module::Embedding, Part::A) => "lora_embedding_A",
+            (Layout::Peft, Module::Embedding, Part::B) => "lora_embedding_B",
+            (Layout::Peft, _, Part::A) => "lora_A.weight",
+            (Layout::Peft, _, Part::B) => "lora_B.weight",
+            (Layout::Peft, _, Part::Magnitude) => "lora_magnitude_vector",
         }
     }
 
-    pub(super) fn tensor_name(self, (layer, target, part): Key) -> String {
-        format!("{}{}.{}", self.prefix(), module(layer, target), self.part_name(part))
+    pub(super) fn tensor_name(self, (module, part): Key) -> String {
+        format!("{}{}.{}", self.prefix(), module.path(), self.part_name(module, part))
     }
 
     /// What a weight of the model, such as `model.norm.weight`, is called in the adapter's file.
@@ -80,26 +62,35 @@ impl Layout {
             .then_some(weight)
     }
 
-    /// What a tensor of that name is, if it is of the update of a linear layer.
+    /// Whether a tensor of that name is a frozen weight of the model, which PEFT saves beside the
+    /// update of an embedding or a head.
+    pub(super) fn is_base_weight(self, name: &str) -> bool {
+        let module = name.strip_prefix(self.prefix()).and_then(Module::split);
+        self == Layout::Peft
+            && matches!(module, Some((Module::Embedding | Module::Head, "base_layer.weight")))
+    }
+
+    /// What a tensor of that name is, if it is of the update of a module.
     pub(super) fn parse_name(self, name: &str) -> Option<Key> {
-        let (layer, target, rest) = split(name.strip_prefix(self.prefix())?)?;
+        let (module, rest) = Module::split(name.strip_prefix(self.prefix())?)?;
         if self == Layout::Peft && rest == PEFT_MAGNITUDE_IN_MEMORY {
-            return Some((layer, target, Part::Magnitude));
+            return Some((module, Part::Magnitude));
         }
         let parts = [Part::A, Part::B, Part::Magnitude];
-        let part = parts.into_iter().find(|&part| self.part_name(part) == rest)?;
-        Some((layer, target, part))
+        let part = parts.into_iter().find(|&part| self.part_name(module, part) == rest)?;
+        Some((module, part))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Target;
     use crate::testing::test;
 
     #[test]
     fn names_are_those_of_mlx_and_peft() {
-        let key = |part| (14, Target::Q, part);
+        let key = |part| (Module::Linear(14, Target::Q), part);
         let (mlx, peft) = (
             "model.layers.14.self_attn.q_proj.",
             "base_model.model.model.layers.14.self_attn.q_proj.",
@@ -111,12 +102,33 @@ mod tests {
             (Layout::Peft, Part::Magnitude, format!("{peft}lora_magnitude_vector")),
         ] {
             assert_eq!(layout.tensor_name(key(part)), name);
-            for target in Target::ALL {
+            let linears = Target::ALL.map(|target| Module::Linear(0, target));
+            for module in [&[Module::Embedding, Module::Head], &linears[..]].concat() {
                 for part in [Part::A, Part::B, Part::Magnitude] {
-                    let key = (0, target, part);
+                    let key = (module, part);
                     assert_eq!(layout.parse_name(&layout.tensor_name(key)), Some(key));
                 }
             }
+        }
+        for (layout, module, name) in [
+            (Layout::Mlx, Module::Embedding, "model.embed_tokens.lora_a"),
+            (Layout::Mlx, Module::Head, "lm_head.lora_a"),
+            (
+                Layout::Peft,
+                Module::Embedding,
+                "base_model.model.model.embed_tokens.lora_embedding_A",
+            ),
+            (Layout::Peft, Module::Head, "base_model.model.lm_head.lora_A.weight"),
+        ] {
+            assert_eq!(layout.tensor_name((module, Part::A)), name);
+        }
+        for (layout, name, is_base) in [
+            (Layout::Peft, "base_model.model.model.embed_tokens.base_layer.weight", true),
+            (Layout::Peft, "base_model.model.lm_head.base_layer.weight", true),
+            (Layout::Peft, "base_model.model.model.norm.base_layer.weight", false),
+            (Layout::Mlx, "lm_head.base_layer.weight", false),
+        ] {
+            assert_eq!(layout.is_base_weight(name), is_base, "{name}");
         }
         let in_memory = format!("{peft}lora_magnitude_vector.weight");
         assert_eq!(Layout::Peft.parse_name(&in_memory), Some(key(Part::Magnitude)));
@@ -151,11 +163,15 @@ mod tests {
             "model.layers.01.self_attn.q_proj.lora_a",
             "model.layers.+1.self_attn.q_proj.lora_a",
             "model.layers.99999999999999999999.self_attn.q_proj.lora_a",
-            "lm_head.lora_a",
+            "lm_head.lora_A.weight",
+            "lm_head.",
+            "lm_head",
+            "embed_tokens.lora_a",
         ] {
             assert_eq!(Layout::Mlx.parse_name(name), None, "{name}");
         }
-        assert_eq!(split("model.layers.1.mlp.up_proj.a.b"), Some((1, Target::Up, "a.b")));
-        assert_eq!(split("model.layers.1.mlp.up_proj2.a"), None);
+        let up = Module::Linear(1, Target::Up);
+        assert_eq!(Module::split("model.layers.1.mlp.up_proj.a.b"), Some((up, "a.b")));
+        assert_eq!(Module::split("model.layers.1.mlp.up_proj2.a"), None);
     }
 }

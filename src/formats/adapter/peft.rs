@@ -6,9 +6,8 @@ use regex::Regex;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::names::module;
 use super::{AdapterFiles, Layout, Setting, Settings, check_writable, is_dora, named, tensors};
-use crate::model::{AdapterTensors, ModelConfig, Target};
+use crate::model::{AdapterTensors, Lora, ModelConfig, Module, Target};
 use crate::{Error, Result};
 
 /// Fields that, when set, make a layer compute something else than LoRA or DoRA, or other layers
@@ -30,6 +29,9 @@ const UNSUPPORTED: [&str; 11] = [
 /// `init_lora_weights` that leave the base model as it is; the others subtract the start of the
 /// adapter from it.
 const HARMLESS_INITS: [&str; 3] = ["gaussian", "eva", "orthogonal"];
+
+/// The modules outside of the blocks that may have an update.
+const TABLES: [&str; 2] = ["embed_tokens", "lm_head"];
 
 #[derive(Deserialize)]
 struct Config {
@@ -102,10 +104,10 @@ fn unsupported(config: &Config) -> Option<String> {
     let Some(Value::Array(targets)) = &config.target_modules else { return None };
     let is_known = |target: &Value| {
         let last = target.as_str().and_then(|path| path.rsplit('.').next());
-        last.is_some_and(|last| Target::from_path(last).is_some())
+        last.is_some_and(|last| Target::from_path(last).is_some() || TABLES.contains(&last))
     };
     let stray = targets.iter().find(|target| !is_known(target))?;
-    let known = Target::ALL.map(last_part).join(", ");
+    let known = [&Target::ALL.map(last_part)[..], &TABLES].concat().join(", ");
     Some(format!("target_modules has {stray}; supported: {known}"))
 }
 
@@ -176,16 +178,18 @@ pub fn write(
     let PeftOptions { base_model, dropout, use_rslora } = *options;
     let mut rank_pattern = Map::new();
     let mut alpha_pattern = Map::new();
-    let mut settings = adapter.iter().map(|(layer, target, lora)| {
-        (layer, target, lora.rank, alpha(lora.rank, lora.scale, use_rslora))
-    });
-    let (_, _, rank, common_alpha) = settings.next().unwrap_or((0, Target::Q, 0, 0.0));
-    for (layer, target, other_rank, other_alpha) in settings {
+    let of = |lora: &Lora<Vec<f32>>| (lora.rank, alpha(lora.rank, lora.scale, use_rslora));
+    // The blocks' rank is the common one, also where the embedding has another.
+    let mut linears = adapter.iter().map(|(_, _, lora)| lora);
+    let first = linears.next().or_else(|| adapter.modules().next().map(|(_, lora)| lora));
+    let (rank, common_alpha) = first.map(of).unwrap_or_default();
+    for (module, lora) in adapter.modules() {
+        let (other_rank, other_alpha) = of(lora);
         if other_rank != rank {
-            rank_pattern.insert(module(layer, target), other_rank.into());
+            rank_pattern.insert(module.path(), other_rank.into());
         }
         if other_alpha != common_alpha {
-            alpha_pattern.insert(module(layer, target), number(other_alpha));
+            alpha_pattern.insert(module.path(), number(other_alpha));
         }
     }
     let (target_modules, layers) = coverage(adapter, config);
@@ -215,10 +219,14 @@ pub fn write(
     })
 }
 
-/// `lora_alpha`: exact, as f64 holds the product of an f32 and a rank, or with rsLoRA's root off by
-/// far less than half an f32's last place, so that the scale comes back as it was.
+/// `lora_alpha`: an f32 if one gives the scale, as whoever wrote it had one. Else exact, as f64 holds the
+/// product of an f32 and a rank, or with rsLoRA's root off by far less than half an f32's last place, so
+/// that the scale comes back as it was.
 fn alpha(rank: usize, scale: f32, is_stabilised: bool) -> f64 {
-    f64::from(scale) * divisor(rank, is_stabilised)
+    let divisor = divisor(rank, is_stabilised);
+    let exact = f64::from(scale) * divisor;
+    let short = f64::from(exact as f32);
+    if (short / divisor) as f32 == scale { short } else { exact }
 }
 
 /// A whole number without a point, as people write `lora_alpha`.
@@ -229,11 +237,18 @@ fn number(value: f64) -> Value {
 /// `target_modules`, and `layers_to_transform` if it is not all.
 fn coverage(adapter: &AdapterTensors, config: &ModelConfig) -> (Vec<String>, Option<Vec<usize>>) {
     let layers: BTreeSet<usize> = adapter.iter().map(|(layer, _, _)| layer).collect();
-    let targets: BTreeSet<&str> = adapter.iter().map(|(_, target, _)| last_part(target)).collect();
-    if adapter.iter().count() < layers.len() * targets.len() {
-        // Some blocks lack some layers: name each.
-        return (adapter.iter().map(|(layer, target, _)| module(layer, target)).collect(), None);
-    }
+    let mut targets: BTreeSet<&str> =
+        adapter.iter().map(|(_, target, _)| last_part(target)).collect();
     let some = layers.len() < config.num_hidden_layers;
+    let lacks = adapter.iter().count() < layers.len() * targets.len();
+    // Some blocks lack some layers; or PEFT would look for the embedding in `layers_to_transform`.
+    if lacks || (some && adapter.outside_of_blocks().is_some()) {
+        return (adapter.modules().map(|(module, _)| module.path()).collect(), None);
+    }
+    for (module, name) in [Module::Embedding, Module::Head].into_iter().zip(TABLES) {
+        if adapter.of(module).is_some() {
+            targets.insert(name);
+        }
+    }
     (targets.into_iter().map(str::to_owned).collect(), some.then(|| layers.into_iter().collect()))
 }

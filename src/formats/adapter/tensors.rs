@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::arrays::{self, Array};
-use super::names::{Part, module};
+use super::names::Part;
 use super::{CONFIG_FILE, Layout, Settings};
 use crate::formats::{ByteSource, Safetensors, SafetensorsTensor};
-use crate::model::{Adapter, AdapterTensors, Lora, NamedTensor, Target};
+use crate::model::{Adapter, AdapterTensors, Lora, Module, NamedTensor, Target};
 use crate::{Error, Result};
 
 /// A tensor as it lies in memory: (rows, cols), row-major.
@@ -32,24 +32,28 @@ pub(super) async fn read(
     source: &dyn ByteSource,
 ) -> Result<AdapterTensors> {
     let wrong = |problem: String| Error::format(source.name(), problem);
-    let mut found: BTreeMap<(usize, Target), Parts> = BTreeMap::new();
+    let mut found: BTreeMap<Module, Parts> = BTreeMap::new();
     let mut weights = BTreeMap::new();
     for tensor in &Safetensors::parse(source).await?.tensors {
-        let Some((layer, target, part)) = layout.parse_name(&tensor.name) else {
+        let Some((module, part)) = layout.parse_name(&tensor.name) else {
+            // What is trained beside it, so it is the model's; a resized one is of another shape.
+            if layout.is_base_weight(&tensor.name) {
+                continue;
+            }
             if let Some(name) = layout.parse_weight(&tensor.name) {
                 let (shape, values) = (tensor.shape.clone(), arrays::read(source, tensor).await?);
                 weights.insert(name.to_owned(), NamedTensor { shape, values });
                 continue;
             }
-            let update = layout.tensor_name((0, Target::Q, Part::A));
+            let update = layout.tensor_name((Module::Linear(0, Target::Q), Part::A));
             let weight = layout.weight_name("model.norm.weight");
             return Err(wrong(format!(
-                "tensor `{}` is neither the update of a linear layer, such as `{update}`, nor a \
+                "tensor `{}` is neither an update, such as `{update}`, nor a \
                  weight of the model, such as `{weight}`",
                 tensor.name
             )));
         };
-        let parts = found.entry((layer, target)).or_default();
+        let parts = found.entry(module).or_default();
         match part {
             Part::A => parts.a = Some(read_matrix(layout, source, tensor).await?),
             Part::B => parts.b = Some(read_matrix(layout, source, tensor).await?),
@@ -74,26 +78,26 @@ pub(super) async fn read(
              adapter again"
         )));
     }
-    let update = |((layer, target), parts)| {
-        let lora = assemble(layout, settings, (layer, target), parts).map_err(wrong)?;
-        Ok(((layer, target), lora))
+    let update = |(module, parts)| {
+        let lora = assemble(layout, settings, module, parts).map_err(wrong)?;
+        Ok((module, lora))
     };
     let updates = found.into_iter().map(update).collect::<Result<Vec<_>>>()?;
-    Ok(Adapter::new(updates).with_weights(weights))
+    Ok(Adapter::of_modules(updates).with_weights(weights))
 }
 
 /// The update of one layer, or what is wrong with it.
 fn assemble(
     layout: Layout,
     settings: &Settings,
-    (layer, target): (usize, Target),
+    module: Module,
     parts: Parts,
 ) -> Result<Lora<Vec<f32>>, String> {
-    let name = |part| layout.tensor_name((layer, target, part));
+    let name = |part| layout.tensor_name((module, part));
     let missing = |part| format!("tensor `{}` is missing", name(part));
     let a = parts.a.ok_or_else(|| missing(Part::A))?;
     let b = parts.b.ok_or_else(|| missing(Part::B))?;
-    let setting = (settings.of)(&module(layer, target));
+    let setting = (settings.of)(&module.path());
     if setting.rank == 0 {
         let tensor = name(Part::A);
         return Err(format!("tensor `{tensor}` is of an update, which a full fine-tuning has not"));
@@ -109,7 +113,7 @@ fn assemble(
     }
     let scale = setting.scale as f32;
     if !scale.is_finite() {
-        let (path, scale) = (module(layer, target), setting.scale);
+        let (path, scale) = (module.path(), setting.scale);
         return Err(format!("the scale of `{path}` is {scale}, beyond 32-bit floats"));
     }
     let magnitude = || name(Part::Magnitude);
@@ -125,6 +129,13 @@ fn assemble(
         Some(_) if !settings.is_dora => {
             return Err(format!(
                 "tensor `{}` is DoRA's, but {CONFIG_FILE} does not say {dora}; say so there",
+                magnitude()
+            ));
+        }
+        Some(_) if matches!(module, Module::Embedding | Module::Head) => {
+            return Err(format!(
+                "tensor `{}` is DoRA's, which is supported on the blocks' layers alone; merge the \
+                 adapter with PEFT's merge_and_unload",
                 magnitude()
             ));
         }
@@ -180,8 +191,8 @@ fn transposed(values: &[f32], cols: usize) -> Vec<f32> {
 /// The safetensors file of an adapter that was checked for its model, in f32.
 pub(super) fn write(layout: Layout, adapter: &AdapterTensors) -> Result<Vec<u8>> {
     let mut tensors = Vec::new();
-    for (layer, target, lora) in adapter.iter() {
-        let name = |part| layout.tensor_name((layer, target, part));
+    for (module, lora) in adapter.modules() {
+        let name = |part| layout.tensor_name((module, part));
         let (a_shape, b_shape) =
             ([lora.a.len() / lora.rank, lora.rank], [lora.rank, lora.b.len() / lora.rank]);
         for (part, values, shape) in [(Part::A, &lora.a, a_shape), (Part::B, &lora.b, b_shape)] {

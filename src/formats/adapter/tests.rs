@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::*;
 use crate::formats::Bytes;
-use crate::model::{Adapter, Lora, ModelConfig, NamedTensor, Target};
+use crate::model::{Adapter, Lora, ModelConfig, Module, NamedTensor, Target};
 use crate::testing::test;
 
 pub(super) fn model() -> ModelConfig {
@@ -21,6 +21,29 @@ pub(super) fn lora(target: Target, rank: usize, scale: f32) -> Lora<Vec<f32>> {
     let (ins, outs) = target.shape(&model());
     let values = |count: usize, from: f32| (0..count).map(|i| from + i as f32 / 7.0).collect();
     Lora { a: values(ins * rank, 0.1), b: values(rank * outs, -3.0), rank, scale, magnitude: None }
+}
+
+/// An adapter of the embedding, the head and a layer, with ranks of their own if `mixed`.
+pub(super) fn of_tables(mixed: bool) -> AdapterTensors {
+    let (q, (vocab, hidden)) = (lora(Target::Q, 3, 0.5), (40, 6));
+    let values = |count: usize| (0..count).map(|i| 0.5 + i as f32 / 3.0).collect();
+    let of = |ins: usize, outs: usize, rank: usize| Lora {
+        a: values(ins * rank),
+        b: values(rank * outs),
+        rank,
+        ..q.clone()
+    };
+    let (one, other) = if mixed { (2, 4) } else { (3, 3) };
+    Adapter::of_modules([
+        (Module::Embedding, of(vocab, hidden, one)),
+        ((1, Target::Q).into(), q.clone()),
+        (Module::Head, of(hidden, vocab, other)),
+    ])
+}
+
+/// The model with its embedding as the head.
+pub(super) fn tied_model() -> ModelConfig {
+    ModelConfig { tie_word_embeddings: true, ..model() }
 }
 
 pub(super) fn adapter(keys: &[(usize, Target)]) -> AdapterTensors {
@@ -55,7 +78,8 @@ const KINDS: [&str; 2] = ["BOTTLENECK", "MIXED_2"];
 
 pub(super) fn read_any(files: &AdapterFiles) -> Result<AnyAdapter> {
     let weights = Bytes::new(files.layout.weights_file(), files.weights.clone());
-    pollster::block_on(read(CONFIG_FILE, &files.config_json, Box::new(weights), &KINDS))
+    let (config, model) = (&files.config_json, model());
+    pollster::block_on(read(CONFIG_FILE, config, Box::new(weights), &KINDS, Some(&model)))
 }
 
 fn read_files(files: &AdapterFiles) -> Result<AdapterTensors> {
@@ -215,6 +239,71 @@ fn ranks_and_scales_that_differ_are_patterns_in_peft_and_nothing_in_mlx() {
     assert!(problem.contains("one rank and one scale; write this one as PEFT's"), "{problem}");
 }
 
+fn read_on(files: &AdapterFiles, model: &ModelConfig) -> Result<AdapterTensors> {
+    let weights = Box::new(Bytes::new(files.layout.weights_file(), files.weights.clone()));
+    let any = read(CONFIG_FILE, &files.config_json, weights, &KINDS, Some(model));
+    Ok(pollster::block_on(any)?.lora("mine")?.clone())
+}
+
+#[test]
+fn updates_of_the_embedding_and_the_head_come_back_in_both_layouts() {
+    let (plain, mixed) = (of_tables(false), of_tables(true));
+    mixed.check("mixed", &model()).unwrap();
+    assert_eq!(read_files(&mlx_files(&plain)).unwrap(), plain);
+    for adapter in [plain, mixed] {
+        for files in [peft_files(&adapter), rslora_files(&adapter)] {
+            assert_eq!(read_files(&files).unwrap(), adapter);
+        }
+    }
+    let keys = json!(["self_attn.q_proj", "model.embed_tokens", "lm_head"]);
+    assert_eq!(json_of(&mlx_files(&of_tables(false)))["lora_parameters"]["keys"], keys);
+    let config = json_of(&peft_files(&of_tables(true)));
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(3), &json!(1.5)));
+    assert_eq!(config["rank_pattern"], json!({"model.embed_tokens": 2, "lm_head": 4}));
+    // With `layers_to_transform` PEFT would not find them.
+    let named = json!(["model.embed_tokens", "model.layers.1.self_attn.q_proj", "lm_head"]);
+    assert_eq!((&config["target_modules"], &config["layers_to_transform"]), (&named, &Value::Null));
+}
+
+#[test]
+fn a_tied_embedding_is_the_heads_in_mlx_and_alone_in_peft() {
+    let model = tied_model();
+    let embedding = of_tables(false).of(Module::Embedding).unwrap().clone();
+    let alone = Adapter::of_modules([(Module::Embedding, embedding.clone())]);
+    let both = Adapter::of_modules([
+        (Module::Embedding, embedding.clone()),
+        (Module::Head, embedding.transposed()),
+    ]);
+    assert!(both.keeps_tied() && !alone.keeps_tied() && !of_tables(false).keeps_tied());
+    both.check("both", &model).unwrap();
+
+    let files = write_mlx(&both, &model, &Map::new()).unwrap();
+    assert_eq!(read_on(&files, &model).unwrap(), both);
+    let keys = json!(["model.embed_tokens"]);
+    assert_eq!(json_of(&files)["lora_parameters"]["keys"], keys);
+    for adapter in [alone, of_tables(false)] {
+        let problem = write_mlx(&adapter, &model, &Map::new()).unwrap_err().to_string();
+        assert!(
+            problem.contains("this adapter's are not the same; write it as PEFT's"),
+            "{problem}"
+        );
+        let files = write_peft(&adapter, &model, &PeftOptions::default()).unwrap();
+        assert_eq!(read_on(&files, &model).unwrap(), adapter);
+    }
+    let problem = read_on(&mlx_files(&of_tables(false)), &model).unwrap_err().to_string();
+    assert!(problem.contains("updates `lm_head`, which an MLX model with tied"), "{problem}");
+}
+
+#[test]
+fn dora_is_of_the_blocks_layers_alone() {
+    let mut dora = lora_with_magnitude(Target::Q);
+    (dora.a, dora.b) = (vec![0.5; 18], vec![0.5; 120]);
+    dora.magnitude = Some(vec![1.0; 40]);
+    let head = Adapter::of_modules([(Module::Head, dora)]);
+    let problem = head.check("mine", &model()).unwrap_err().to_string();
+    assert!(problem.starts_with("mine: `lm_head`: is DoRA's"), "{problem}");
+}
+
 #[test]
 fn what_does_not_fit_is_not_written() {
     let empty = Adapter::new([]);
@@ -368,7 +457,7 @@ fn a_config_that_asks_for_more_is_named() {
         (peft("layer_replication", json!([[0, 2]])), "layer_replication is set"),
         (peft("bias", json!("all")), "bias is `all`; supported: none"),
         (peft("init_lora_weights", json!("pissa")), "init_lora_weights is `pissa`"),
-        (peft("target_modules", json!(["q_proj", "embed_tokens"])), "has \"embed_tokens\""),
+        (peft("target_modules", json!(["q_proj", "embed"])), "has \"embed\"; supported: q_proj"),
         (peft("target_modules", json!([1])), "target_modules has 1"),
         (peft("r", json!(0)), "r is 0"),
         (peft("r", json!(-1)), "invalid value"),
@@ -411,8 +500,8 @@ fn a_tensor_that_does_not_belong_is_named() {
     let none: [(&str, TensorView<'_>); 0] = [];
     for (problem, named) in [
         (
-            with("lm_head.lora_a", Dtype::F32, &[1, 1], &[0; 4]),
-            "`lm_head.lora_a` is neither the update",
+            with("lm_head.lora_c", Dtype::F32, &[1, 1], &[0; 4]),
+            "`lm_head.lora_c` is neither an update",
         ),
         (problem(&saved, None), "has no weight of `lm_head`"),
         (problem(&json!({"fine_tune_type": "full"}), None), "which a full fine-tuning has not"),

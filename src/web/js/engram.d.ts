@@ -437,6 +437,10 @@ export interface TrainConfig {
      * weights of the blocks themselves.
      */
     adapter_type?: "lora" | "rslora" | "full";
+    /** Ranks of layers that have another, by patterns such as those of `keys`; default none. */
+    rank_pattern?: Readonly<Record<string, number>>;
+    /** PEFT's `lora_alpha` of such layers, divided by their rank; default `scale` · `rank`. */
+    alpha_pattern?: Readonly<Record<string, number>>;
     /** Modules trained whole and saved with the adapter, such as `embed_tokens`; default none. */
     modules_to_save?: readonly string[];
     /** The probability of what an adapter gets of its layer's input to be 0; default 0. */

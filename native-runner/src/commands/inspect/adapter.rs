@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use engram::formats::adapter::{CONFIG_FILE, Layout, read_gguf};
 use engram::formats::{Gguf, Safetensors};
-use engram::model::{AdapterTensors, AnyAdapter, Target};
+use engram::model::{AdapterTensors, AnyAdapter, Module, Target};
 use engram::train;
 use serde_json::{Value, json};
 
@@ -24,7 +24,7 @@ pub fn folder(path: &Path) -> Result<Finding> {
         Layout::Peft => ("adapter in PEFT's files", "base_model_name_or_path"),
     };
     let mut finding = Finding::new(path, kind);
-    let adapter = adapter::read_folder(path)?;
+    let adapter = adapter::read_folder(path, None)?;
     let config: Value = serde_json::from_slice(&config_json).context(name)?;
     let is_rslora = config["use_rslora"] == true;
     let kind = if is_rslora && adapter.kind() == "LoRA" { "rsLoRA" } else { adapter.kind() };
@@ -64,17 +64,20 @@ pub fn gguf(path: &Path, file: FileSource, gguf: &Gguf) -> Result<Finding> {
 
 /// Ranks, scales, layers and targets, and what takes the place of the model's weights.
 fn updates(finding: &mut Finding, adapter: &AdapterTensors) {
-    let all = || adapter.iter();
-    let ranks: BTreeSet<usize> = all().map(|(_, _, lora)| lora.rank).collect();
-    let mut scales: Vec<f32> = all().map(|(_, _, lora)| lora.scale).collect();
+    let all = || adapter.modules();
+    let ranks: BTreeSet<usize> = all().map(|(_, lora)| lora.rank).collect();
+    let mut scales: Vec<f32> = all().map(|(_, lora)| lora.scale).collect();
     scales.sort_by(f32::total_cmp);
     scales.dedup();
-    let layers: BTreeSet<usize> = all().map(|(layer, _, _)| layer).collect();
-    let targets: BTreeSet<Target> = all().map(|(_, target, _)| target).collect();
+    let layers: BTreeSet<usize> = adapter.iter().map(|(layer, _, _)| layer).collect();
+    let targets: BTreeSet<Target> = adapter.iter().map(|(_, target, _)| target).collect();
+    let targets = targets.into_iter().map(|target| target.path().to_owned());
+    let outside = [Module::Embedding, Module::Head].into_iter();
+    let outside = outside.filter(|module| adapter.of(*module).is_some()).map(Module::path);
     finding.field("rank", one_or_more(ranks));
     finding.field("scale", one_or_more(scales.into_iter().map(|scale| short(scale.into()))));
     finding.field("layers", some(layers));
-    finding.field("targets", some(targets.into_iter().map(Target::path)));
+    finding.field("targets", some(targets.chain(outside)));
     finding.field("updates", all().count());
     finding.field("weights", some(adapter.weights().keys().map(String::as_str)));
 }

@@ -393,7 +393,9 @@ impl Run<'_> {
             AnyAdapter::Lora(tensors) => tensors,
             AnyAdapter::Named(named) => return Ok(write_named(named, &self.model_name)?),
         };
-        match self.options.format.unwrap_or(Format::Mlx) {
+        // MLX's files have one rank and one scale.
+        let own = if config.has_patterns() { Format::Peft } else { Format::Mlx };
+        match self.options.format.unwrap_or(own) {
             Format::Mlx => {
                 let mut arguments = match serde_json::to_value(config)? {
                     Value::Object(map) => map,

@@ -1,5 +1,8 @@
 //! The training settings on the command line.
 
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
 use anyhow::{Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use engram::data::batch;
@@ -95,6 +98,12 @@ pub struct Settings {
     /// 'layers\.2[0-9]\.mlp\..*' [default: all seven]
     #[arg(long, value_delimiter = ',')]
     pub keys: Option<Vec<String>>,
+    /// Rank of the layers that a pattern as of --keys matches, where it is another; may be repeated
+    #[arg(long, value_name = "PATTERN=RANK")]
+    pub rank_pattern: Option<Vec<Rule<usize>>>,
+    /// PEFT's lora_alpha of such layers, divided by their rank; may be repeated [default: scale · rank]
+    #[arg(long, value_name = "PATTERN=ALPHA")]
+    pub alpha_pattern: Option<Vec<Rule<f32>>>,
     /// Modules to train whole and save beside the adapter, such as embed_tokens,lm_head,norm
     #[arg(long, value_delimiter = ',')]
     pub modules_to_save: Option<Vec<String>>,
@@ -168,6 +177,31 @@ pub struct Settings {
     /// Gives the initial adapter and the order of the data [default: 0]
     #[arg(long)]
     pub seed: Option<u64>,
+}
+
+/// A value for the layers that a pattern matches, as people write it: `q_proj=16`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rule<T> {
+    pattern: String,
+    value: T,
+}
+
+impl<T: FromStr> FromStr for Rule<T> {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const FORM: &str = "write a pattern and a number, as q_proj=16";
+        let (pattern, value) = text.rsplit_once('=').ok_or(FORM)?;
+        let value = value.parse().map_err(|_| FORM)?;
+        if pattern.is_empty() {
+            return Err(FORM);
+        }
+        Ok(Self { pattern: pattern.to_owned(), value })
+    }
+}
+
+fn map_of<T: Clone>(rules: &[Rule<T>]) -> BTreeMap<String, T> {
+    rules.iter().map(|rule| (rule.pattern.clone(), rule.value.clone())).collect()
 }
 
 fn parse_optimizer(text: &str) -> Result<Optimizer, String> {
@@ -295,6 +329,8 @@ impl Settings {
         put(&mut config.dropout, &self.dropout);
         put(&mut config.num_layers, &self.num_layers);
         put(&mut config.keys, &self.keys);
+        put(&mut config.rank_pattern, &self.rank_pattern.as_deref().map(map_of));
+        put(&mut config.alpha_pattern, &self.alpha_pattern.as_deref().map(map_of));
         put(&mut config.modules_to_save, &self.modules_to_save);
         put(&mut config.optimizer, &self.optimizer);
         put(&mut config.weight_decay, &self.weight_decay);
@@ -343,6 +379,20 @@ mod tests {
         assert_eq!(bottleneck.config().unwrap().keys.len(), 2);
         let scaled = Settings { scale: Some(2.0), ..bottleneck };
         assert!(scaled.config().unwrap_err().to_string().contains("--scale"));
+    }
+
+    #[test]
+    fn a_rule_is_a_pattern_and_a_number() {
+        let rule = |text: &str| text.parse::<Rule<usize>>();
+        let ok = Rule { pattern: "layers\\.(?=2)=x".into(), value: 4 };
+        assert_eq!(rule("layers\\.(?=2)=x=4"), Ok(ok));
+        for text in ["q_proj", "q_proj=", "=4", "q_proj=-1", "q_proj=1.5"] {
+            assert!(rule(text).is_err(), "{text}");
+        }
+        let rules = Some(vec![rule("q_proj=4").unwrap()]);
+        let saved = Settings { rank_pattern: rules, ..Default::default() }.config().unwrap();
+        assert_eq!(saved.rank_pattern["q_proj"], 4);
+        assert_eq!(Settings::default().resumed(&saved).unwrap(), saved);
     }
 
     #[test]

@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result, ensure};
 #[cfg(feature = "burn")]
-use engram::burn::{AdapterKind, BurnModel, fresh_on, same_shape};
+use engram::burn::{AdapterKind, BurnModel, fresh_by, same_shape};
 use engram::data::batch::BatchSet;
 use engram::data::file::RecordFile;
 use engram::generate::{Engine, GpuModel};
-use engram::model::{AdapterTensors, AnyAdapter, Target};
+use engram::model::{AdapterTensors, AnyAdapter, Lora, ModelConfig, Target};
 #[cfg(feature = "burn")]
 use engram::train::BurnLearner;
 use engram::train::{
@@ -56,12 +56,16 @@ impl Start {
             config.adapter_type != AdapterType::Bottleneck || options.format != Some(Format::Mlx),
             "MLX-LM has no files of a bottleneck adapter; leave out --format mlx"
         );
+        ensure!(
+            !config.has_patterns() || options.format != Some(Format::Mlx),
+            "MLX-LM's files have one rank and one scale; leave out --format mlx, or the patterns"
+        );
         let initial = match &options.init_adapter {
             Some(folder) => {
                 let adapter = adapter::read_for(folder, engine.config())?;
                 if let AnyAdapter::Lora(tensors) = &adapter {
                     tensors.check(&folder.display().to_string(), engine.config())?;
-                    take_shape(&mut config, tensors, engine.config().num_hidden_layers, folder)?;
+                    take_shape(&mut config, tensors, engine.config(), folder)?;
                 }
                 Some((folder.display().to_string(), adapter))
             }
@@ -101,8 +105,9 @@ impl Start {
         A::Config: for<'a> From<&'a TrainConfig>,
     {
         let (config, kind) = (&self.config, A::Config::from(&self.config));
-        let places = config.linears(&model.llama.config)?;
-        let mut adapter = fresh_on::<A>(model, &places, &kind, config.seed)?;
+        let of = |(place, setting)| (place, A::Config::from(&config.of_layer(setting)));
+        let places = config.settings(&model.llama.config)?.into_iter().map(of).collect();
+        let mut adapter = fresh_by::<A>(model, &places, config.seed)?;
         if let Some((name, initial)) = &self.initial {
             let loaded = A::load(model, name, initial)?;
             ensure!(
@@ -136,7 +141,7 @@ fn iters_of(epochs: usize, batches: usize) -> Result<usize> {
 fn take_shape(
     config: &mut TrainConfig,
     tensors: &AdapterTensors,
-    blocks: usize,
+    model: &ModelConfig,
     folder: &Path,
 ) -> Result<()> {
     if !tensors.weights().is_empty() && config.modules_to_save.is_empty() {
@@ -149,28 +154,25 @@ fn take_shape(
         return Ok(());
     }
     let targets: BTreeSet<Target> = tensors.iter().map(|(_, target, _)| target).collect();
+    let blocks = model.num_hidden_layers;
     let first = tensors.first_layer().unwrap_or(blocks);
-    for layer in first..blocks {
-        for &target in &targets {
-            let same = tensors.get(layer, target).is_some_and(|lora| {
-                lora.rank == config.rank && lora.scale == config.update_scale()
-            });
-            ensure!(
-                same,
-                "{}: layer {layer}'s {} has not rank {} and scale {}, as every adapted layer must; \
-                 give the adapter's --rank and --scale",
-                folder.display(),
-                target.path(),
-                config.rank,
-                config.update_scale()
-            );
-        }
+    config.num_layers = (blocks - first) as i64;
+    config.keys = targets.iter().map(|target| target.path().to_owned()).collect();
+    for ((layer, target), setting) in config.settings(model)? {
+        let (rank, scale) = (setting.0, config.of_layer(setting).update_scale());
+        let same = |lora: &Lora<Vec<f32>>| lora.rank == rank && lora.scale == scale;
+        ensure!(
+            tensors.get(layer, target).is_some_and(same),
+            "{}: layer {layer}'s {} has not rank {rank} and scale {scale}, as the settings have it; \
+             give the adapter's --rank and --scale, and --rank-pattern and --alpha-pattern where \
+             layers differ",
+            folder.display(),
+            target.path(),
+        );
     }
     if tensors.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
         config.adapter_type = AdapterType::Dora;
     }
-    config.num_layers = (blocks - first) as i64;
-    config.keys = targets.iter().map(|target| target.path().to_owned()).collect();
     Ok(())
 }
 
