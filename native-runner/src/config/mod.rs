@@ -214,6 +214,10 @@ mod tests {
             "--eval-data=t",
             "--eval-every=2",
             "--eval-examples=3",
+            "--test",
+            "--test-batches=-1",
+            "--test-data=t",
+            "--train=false",
             "--valid-data=v",
             "--prompt-feature=p",
             "--completion-feature=c",
@@ -268,6 +272,7 @@ mod tests {
             &["--optimizer=adafactor"],
             &["--adapter-type=full"],
             &["--tensorboard=events", "--metrics=m"],
+            &["--test", "--test-batches=-1", "--train=false"],
         ] {
             let (file, trained) = file(&cli(arguments));
             std::fs::write(&path, to_yaml(&file).unwrap()).unwrap();

@@ -10,7 +10,7 @@ use engram::data::split::hold_out;
 use engram::data::stats::{self, Repeats};
 use serde_json::{Value, json};
 
-use super::{DataSpec, Set, read, resolve};
+use super::{DataSpec, Place, Set, read, resolve};
 use crate::terminal::Terminal;
 
 /// What is trained on.
@@ -93,6 +93,24 @@ impl DataOptions {
         };
         let places = found.of(Set::Train).iter().chain(&valid);
         places.map(|place| place.fetch(terminal)).collect()
+    }
+
+    /// The files of the test set: those of `specs`, or of the data itself, where files of no set are
+    /// `wanted`.
+    pub fn test_set(
+        &self,
+        specs: &[DataSpec],
+        wanted: Set,
+        terminal: Terminal,
+    ) -> Result<Vec<Place>> {
+        let found = match specs {
+            [] => resolve(&self.data, wanted, terminal)?,
+            specs => resolve(specs, Set::Test, terminal)?,
+        };
+        let places = found.of(Set::Test).to_vec();
+        let named = specs.first().map_or_else(|| self.names(), DataSpec::to_string);
+        ensure!(!places.is_empty(), "{named}: no test set in it; name one by --test-data");
+        Ok(places)
     }
 
     /// What was said of them, as people would say it again.

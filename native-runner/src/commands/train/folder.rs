@@ -38,6 +38,8 @@ pub fn begin(
         }
     };
     record.trainable_parameters = parameters;
+    // Of what the adapter was until now.
+    record.test = None;
     record.sessions.push(Session::begin(engine, iteration));
     Ok(record)
 }
