@@ -29,6 +29,9 @@ pub struct Record {
     pub data: Origin,
     pub seed: u64,
     pub trainable_parameters: usize,
+    /// How long it is, where that was said in epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
     /// The loss on a test set of the adapter as it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub test: Option<Test>,
@@ -211,16 +214,16 @@ impl Record {
     /// A run that has not begun yet.
     pub fn new(model: Origin, init_adapter: Option<Origin>, data: Origin, seed: u64) -> Self {
         let schema_version = SCHEMA_VERSION;
-        let (sessions, trainable_parameters, test) = (Vec::new(), 0, None);
         Self {
             schema_version,
             model,
             init_adapter,
             data,
             seed,
-            trainable_parameters,
-            test,
-            sessions,
+            trainable_parameters: 0,
+            epochs: None,
+            test: None,
+            sessions: Vec::new(),
         }
     }
 
