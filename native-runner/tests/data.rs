@@ -338,7 +338,8 @@ fn a_data_set_of_the_hub_is_fetched_once_and_then_without_it() {
     };
     let address = hub.address();
     let other = [&["hf:org/name:other"], &COLUMNS[..]].concat();
-    for data in [&["hf:org/name:main/train"][..], &["hf:org/name:main"], &other] {
+    let all = ["hf:org/name:main/train[:100%]"];
+    for data in [&["hf:org/name:main/train"][..], &all, &["hf:org/name:main"], &other] {
         stdout(command(&train(data), &address).output().unwrap());
         assert_eq!(losses(&metrics(&folder.path("out/metrics.jsonl"))), expected, "{data:?}");
         let fetched = hub.ranges().len();
@@ -353,6 +354,10 @@ fn a_data_set_of_the_hub_is_fetched_once_and_then_without_it() {
         ("hf:org/name:none/train", "no configuration none there; there are main, other"),
         ("hf:org/name:main/test", "hf:org/name:main/test-0.jsonl:1: not JSON"),
         ("hf:org/none", "hf:org/none: no such repository"),
+        // Of both files together.
+        ("hf:org/name:main/train[:1]", "batch size 2 is larger than the data set of 1 usable"),
+        ("hf:org/name:main/train[-1:]", "batch size 2 is larger than the data set of 1 usable"),
+        ("hf:org/name:main/train[9:]", "hf:org/name:main/train[9:]: no record of "),
     ] {
         let error = error(command(&train(&[data]), &address).output().unwrap());
         assert!(error.contains(expected), "{error}");

@@ -19,7 +19,8 @@ use crate::terminal::Terminal;
 pub struct DataOptions {
     /// Files (.jsonl, .json, .csv, .parquet), patterns such as 'd/*.csv', a folder with train, valid
     /// and test, or a data set of the hub: hf:ORG/NAME[@REVISION][:PART], PART being SPLIT, CONFIG,
-    /// CONFIG/SPLIT or a pattern of files; may be several, with commas or blanks between
+    /// CONFIG/SPLIT or a pattern of files, and after it a slice as datasets has them, such as
+    /// train[:100] or train[10%:20%]; may be several, with commas or blanks between
     #[arg(long, value_name = "DATA", default_value = "data", num_args = 1.., value_delimiter = ',')]
     pub data: Vec<DataSpec>,
 
