@@ -118,7 +118,10 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
     };
     let usable = |cli: &Cli| -> Result<()> {
         match &cli.command {
-            Command::Train(options) if !options.resume => Ok(options.settings.config()?.check()?),
+            Command::Train(options) if !options.resume => {
+                options.test.check()?;
+                Ok(options.settings.config()?.check()?)
+            }
             _ => Ok(()),
         }
     };
