@@ -183,10 +183,10 @@ fn runs_are_followed_listed_and_compared() {
         "a.gif: a plot",
     );
     fs::write(root.join("runs/slow/run.json"), "{").unwrap();
-    refused(&["runs"], "runs/slow/run.json: not the record of a run");
+    refused(&compare, "runs/slow/run.json: not the record of a run");
     fs::remove_file(root.join("runs/slow/run.json")).unwrap();
     fs::write(root.join("runs/slow/config.yaml"), "a: [").unwrap();
-    refused(&["runs"], "runs/slow/config.yaml: ");
+    refused(&compare, "runs/slow/config.yaml: ");
     fs::remove_file(root.join("runs/slow/config.yaml")).unwrap();
     // What an Engram before these files left has its losses still.
     let listed = stdout(in_folder(root, &["runs"]));
