@@ -35,6 +35,45 @@ impl FromStr for AdapterSpec {
     }
 }
 
+/// One candidate of several: an adapter, or some that are added up, `a:0.7,b:0.3`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blend(pub Vec<AdapterSpec>);
+
+impl From<PathBuf> for Blend {
+    fn from(path: PathBuf) -> Self {
+        Self(vec![AdapterSpec { path, weight: 1.0 }])
+    }
+}
+
+impl FromStr for Blend {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains(',') && Path::new(text).exists() {
+            return Ok(PathBuf::from(text).into());
+        }
+        let specs: Vec<AdapterSpec> =
+            text.split(',').map(str::parse).collect::<Result<_, _>>().unwrap_or_default();
+        match specs.iter().all(|spec| !spec.path.as_os_str().is_empty()) {
+            true => Ok(Self(specs)),
+            false => Err("an adapter's path is empty; blends are written a:0.7,b:0.3".to_owned()),
+        }
+    }
+}
+
+impl Blend {
+    /// The name of its folder; of several, or of a part of one, each with its weight, `a:0.7+b:0.3`.
+    /// None where a folder has no name of its own.
+    pub fn name(&self) -> Option<String> {
+        let name = |spec: &AdapterSpec| Some(spec.path.file_name()?.to_string_lossy().into_owned());
+        if let [spec @ AdapterSpec { weight: 1.0, .. }] = self.0.as_slice() {
+            return name(spec);
+        }
+        let parts = self.0.iter().map(|spec| Some(format!("{}:{}", name(spec)?, spec.weight)));
+        Some(parts.collect::<Option<Vec<_>>>()?.join("+"))
+    }
+}
+
 /// The adapters, each times its weight, as one on the engine's device; none if there are none.
 pub fn load(engine: &Engine, specs: &[AdapterSpec]) -> Result<Option<LoadedAdapter>> {
     let mut read = Vec::new();
@@ -141,6 +180,24 @@ mod tests {
         ] {
             let Ok(spec) = text.parse::<AdapterSpec>();
             assert_eq!(spec, AdapterSpec { path: path.into(), weight });
+        }
+    }
+
+    #[test]
+    fn a_blend_is_named_by_its_parts() {
+        for (text, parts, name) in [
+            ("runs/a", 1, Some("a")),
+            ("runs/a:0.5", 1, Some("a:0.5")),
+            ("runs/a:0.7,b.gguf:0.3", 2, Some("a:0.7+b.gguf:0.3")),
+            ("a,b", 2, Some("a:1+b:1")),
+            ("..", 1, None),
+            ("a,..", 2, None),
+        ] {
+            let blend: Blend = text.parse().unwrap();
+            assert_eq!((blend.0.len(), blend.name().as_deref()), (parts, name), "{text}");
+        }
+        for text in ["", "a,", ",a", "a:1,,b", "a,:0.5"] {
+            assert!(text.parse::<Blend>().is_err(), "{text}");
         }
     }
 

@@ -10,6 +10,7 @@ use engram::convert::{Export, config_with_dtype, folder_files};
 use engram::formats::{Checkpoint, DType};
 use engram::model::AdapterTensors;
 use indicatif::DecimalBytes;
+use serde_json::{Map, json};
 
 use crate::interrupt;
 use crate::source::{self, ModelFiles};
@@ -55,6 +56,25 @@ pub struct Job<'a> {
     pub format: ModelFormat,
     /// The type of the matrices; their own if there is none.
     pub dtype: Option<DType>,
+    /// Most bytes of tensors in a file of safetensors; one file has all if there is none.
+    pub max_shard_size: Option<u64>,
+}
+
+/// Bytes as Hugging Face writes them: `5GB` is 5 · 10⁹, `5GiB` 5 · 2³⁰.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    let (digits, unit) =
+        text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
+    let factor = match unit.to_ascii_uppercase().as_str() {
+        "KB" => Some(1_000),
+        "MB" => Some(1_000_000),
+        "GB" => Some(1_000_000_000),
+        "KIB" => Some(1 << 10),
+        "MIB" => Some(1 << 20),
+        "GIB" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = factor.and_then(|factor: u64| digits.parse::<u64>().ok()?.checked_mul(factor));
+    bytes.filter(|&bytes| bytes > 0).ok_or_else(|| "not a size such as 5GB or 500MB".to_owned())
 }
 
 impl Job<'_> {
@@ -63,6 +83,10 @@ impl Job<'_> {
     pub fn write(&self, out: &Path, terminal: Terminal) -> Result<()> {
         let _deferred = interrupt::defer();
         check_place(out, self.format, self.files)?;
+        ensure!(
+            self.max_shard_size.is_none() || self.format == ModelFormat::Safetensors,
+            "--max-shard-size is of safetensors; a GGUF model is one file"
+        );
         let export = match self.format {
             ModelFormat::Gguf => {
                 let (adapter, dtype) = (self.adapter, self.dtype);
@@ -72,31 +96,49 @@ impl Job<'_> {
                 Export::safetensors(self.checkpoint, self.adapter, self.dtype)?
             }
         };
-        let total = export.bytes()?;
         let (mut staged, weights) = match self.format {
             ModelFormat::Gguf => Staged::of_file(out)?,
             ModelFormat::Safetensors => (Staged::new(out)?, source::WEIGHTS.to_owned()),
         };
+        let contents = contents(&export);
         if self.format == ModelFormat::Safetensors {
             for (name, content) in self.side_files(&export)? {
                 staged.write(name, content)?;
             }
         }
-        let mut file = staged.create(weights)?;
+        let exports = match self.max_shard_size {
+            Some(most) => export.sharded(most)?,
+            None => vec![export],
+        };
+        let parts = exports.len();
+        let names: Vec<String> = match parts {
+            1 => vec![weights],
+            _ => (1..=parts).map(|i| format!("model-{i:05}-of-{parts:05}.safetensors")).collect(),
+        };
+        if parts > 1 {
+            let one = out.join(source::WEIGHTS);
+            ensure!(!one.exists(), "{}: is there, and would be read; remove it", one.display());
+            staged.write(source::WEIGHTS_INDEX, index(&names, &exports)?)?;
+        }
+        let total = exports.iter().map(Export::bytes).sum::<engram::Result<u64>>()?;
         let mut meter = terminal.bytes("writing", total);
-        pollster::block_on(export.write(&mut |piece| {
-            if interrupt::requested() {
-                return Err(engram::Error::Cancelled);
-            }
-            file.write(piece)?;
-            meter.add(piece.len() as u64);
-            Ok(())
-        }))?;
+        for (name, export) in names.into_iter().zip(&exports) {
+            let mut file = staged.create(name)?;
+            pollster::block_on(export.write(&mut |piece| {
+                if interrupt::requested() {
+                    return Err(engram::Error::Cancelled);
+                }
+                file.write(piece)?;
+                meter.add(piece.len() as u64);
+                Ok(())
+            }))?;
+            file.finish()?;
+        }
         drop(meter);
-        file.finish()?;
         staged.publish()?;
         let (shown, size) = (out.display(), DecimalBytes(total));
-        Ok(writeln!(io::stdout(), "{shown}: {size}, {}", contents(&export))?)
+        let files = if parts > 1 { format!(" in {parts} files") } else { String::new() };
+        Ok(writeln!(io::stdout(), "{shown}: {size}{files}, {contents}")?)
     }
 
     /// The files beside safetensors.
@@ -115,6 +157,19 @@ impl Job<'_> {
         }
         Ok(files)
     }
+}
+
+/// `model.safetensors.index.json`: which tensor is in which file.
+fn index(names: &[String], exports: &[Export<'_>]) -> Result<Vec<u8>> {
+    let (mut map, mut total) = (Map::new(), 0);
+    for (name, export) in names.iter().zip(exports) {
+        for tensor in export.tensors() {
+            total += tensor.bytes()?;
+            map.insert(tensor.name.clone(), name.as_str().into());
+        }
+    }
+    let index = json!({"metadata": {"total_size": total}, "weight_map": map});
+    Ok(serde_json::to_vec_pretty(&index)?)
 }
 
 /// Refuses a place where the model would not be found, or another one would be lost.

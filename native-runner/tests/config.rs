@@ -158,7 +158,7 @@ fn a_bad_config_is_one_line_before_anything_is_loaded() {
         ("iters: 5\nlr_schedule:\n  name: cosine\n", "run.yaml:3: `lr_schedule.name`: invalid"),
         (
             "iters: 2\ntrain: false\n",
-            "run.yaml:2: `train`: train is false, and this version has true",
+            "run.yaml:2: `train`: --train false leaves nothing to do; add --test",
         ),
         ("iters: many\n", "run.yaml:1: `iters`: invalid value 'many'"),
         ("seed: 1\niters: 0\n", "run.yaml:2: `iters`: iters is 0; it is at least 1"),

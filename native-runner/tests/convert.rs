@@ -174,6 +174,52 @@ fn a_model_goes_to_gguf_and_back_unchanged() {
 }
 
 #[test]
+fn a_large_model_goes_to_several_files() {
+    let root = tempfile::tempdir().unwrap();
+    let out = |name: &str| root.path().join(name).to_str().unwrap().to_owned();
+    let (tiny, whole, parts) = (golden("tiny"), out("whole"), out("parts"));
+    fn to<'a>(out: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["--to", "safetensors", "--out", out][..], more].concat()
+    }
+    let to = |out, more| [&["convert", arg(&tiny)][..], &to(out, more)].concat();
+    ran(&to(&whole, &["--max-shard-size", "1GB"]));
+    assert!(!names(Path::new(&whole)).iter().any(|name| name.contains("index")));
+    let said = ran(&to(&parts, &["--max-shard-size", "20KB"]));
+    let files = names(Path::new(&parts));
+    let shards: Vec<&String> = files.iter().filter(|name| name.contains("-of-")).collect();
+    assert!(shards.len() > 2 && said.contains(&format!(" in {} files, ", shards.len())), "{said}");
+    assert_eq!(*shards[0], format!("model-00001-of-{:05}.safetensors", shards.len()));
+    let index = std::fs::read(Path::new(&parts).join("model.safetensors.index.json")).unwrap();
+    let index: Value = serde_json::from_slice(&index).unwrap();
+    let map = index["weight_map"].as_object().unwrap();
+    assert!(shards.iter().all(|shard| map.values().any(|file| file == shard.as_str())));
+    let shown = |model: &str| logits(&["--model", model]);
+    assert_eq!(shown(&parts), shown(&whole));
+
+    let again = failed(&to(&parts, &[]));
+    assert!(again.contains("holds a model in several parts"), "{again}");
+    let over = failed(&to(&whole, &["--max-shard-size", "20KB"]));
+    assert!(over.contains("model.safetensors: is there, and would be read"), "{over}");
+    let gguf = failed(&[
+        "convert",
+        arg(&tiny),
+        "--to",
+        "gguf",
+        "--out",
+        "x.gguf",
+        "--max-shard-size",
+        "1MB",
+    ]);
+    assert!(gguf.contains("a GGUF model is one file"), "{gguf}");
+    for size in ["5", "GB", "0GB", "5TB", "99999999999999999999GB", "99999999999999GB"] {
+        let convert = ["convert", arg(&tiny), "--to", "safetensors", "--out", "x"];
+        let refused = engram(&[&convert[..], &["--max-shard-size", size]].concat()).output();
+        let refused = refused.unwrap();
+        assert_eq!(refused.status.code(), Some(2), "{size}");
+    }
+}
+
+#[test]
 fn inspect_tells_what_everything_is() {
     for (name, kind, key, value) in [
         ("tiny_q4_1.gguf", "GGUF model", "num_hidden_layers", Value::from(3)),

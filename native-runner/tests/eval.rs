@@ -69,6 +69,31 @@ fn report(folder: &Path) -> Value {
 }
 
 #[test]
+fn blends_are_compared_with_their_parts() {
+    let folder = Folder::new().with("test.jsonl", TEST);
+    let golden = |name: &str| format!("{TINY}_{name}");
+    let (mlx, peft) = (golden("adapter_mlx"), golden("adapter_peft"));
+    let [whole, parts] = [format!("{mlx}:1,{peft}:0"), format!("{mlx}:0.25,{mlx}:0.75")];
+    let mut arguments = vec!["--data", "test.jsonl", "--max-new-tokens", "4", "--out", "report"];
+    for path in [&mlx, &whole, &parts] {
+        arguments.extend(["--adapter-path", path]);
+    }
+    stdout(&folder.eval(&arguments));
+    let report = std::fs::read(folder.path("report/report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    let candidates = report["candidates"].as_array().unwrap();
+    let name = |i: usize| candidates[i]["name"].as_str().unwrap();
+    assert_eq!(name(2), "tiny_adapter_mlx:1+tiny_adapter_peft:0");
+    assert_eq!(name(3), "tiny_adapter_mlx:0.25+tiny_adapter_mlx:0.75");
+    let loss = |i: usize| candidates[i]["loss"]["mean"].as_f64().unwrap();
+    assert!((loss(0) - loss(1)).abs() > 1e-2);
+    assert!((loss(1) - loss(2)).abs() < 1e-3 && (loss(1) - loss(3)).abs() < 1e-3);
+    let one = ["--data", "test.jsonl", "--adapter-path", "a:0.7,"];
+    let problem = folder.eval(&one).stderr;
+    assert!(String::from_utf8(problem).unwrap().contains("blends are written a:0.7,b:0.3"));
+}
+
+#[test]
 fn a_report_is_written_and_summed_up() {
     let folder = Folder::new().with("data/test.jsonl", TEST).with("data/train.jsonl", TEST);
     let arguments = ["--data", "data", "--max-new-tokens", "6", "--out", "out/report"];

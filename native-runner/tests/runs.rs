@@ -183,16 +183,44 @@ fn runs_are_followed_listed_and_compared() {
         "a.gif: a plot",
     );
     fs::write(root.join("runs/slow/run.json"), "{").unwrap();
-    refused(&["runs"], "runs/slow/run.json: not the record of a run");
+    refused(&compare, "runs/slow/run.json: not the record of a run");
     fs::remove_file(root.join("runs/slow/run.json")).unwrap();
     fs::write(root.join("runs/slow/config.yaml"), "a: [").unwrap();
-    refused(&["runs"], "runs/slow/config.yaml: ");
+    refused(&compare, "runs/slow/config.yaml: ");
     fs::remove_file(root.join("runs/slow/config.yaml")).unwrap();
     // What an Engram before these files left has its losses still.
     let listed = stdout(in_folder(root, &["runs"]));
     let cells: Vec<&str> = listed.lines().last().unwrap().split_whitespace().collect();
     assert_eq!(cells[..6], ["runs/slow", "-", "-", "-", "-", "-"], "{listed}");
     assert!(cells[6].parse::<f64>().is_ok(), "{listed}");
+}
+
+#[test]
+fn damaged_runs_are_named_and_the_others_listed() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path();
+    train(root, "runs/sound", &[]);
+    for (folder, file, text) in
+        [("a", "run.json", "{\n"), ("b", "metrics.jsonl", "{}\n{"), ("z", "run.json", "{}")]
+    {
+        fs::create_dir(root.join("runs").join(folder)).unwrap();
+        fs::write(root.join("runs").join(folder).join(file), text).unwrap();
+    }
+    for arguments in [&["runs"][..], &["runs", "--json"]] {
+        let output = in_folder(root, arguments);
+        let said = String::from_utf8(output.stderr.clone()).unwrap();
+        let said: Vec<&str> = said.lines().filter(|line| line.starts_with("damaged: ")).collect();
+        assert_eq!(said.len(), 3, "{said:?}");
+        assert!(said[0].starts_with("damaged: runs/a/run.json: not the record"), "{said:?}");
+        assert!(said[1].starts_with("damaged: runs/b/metrics.jsonl:2: not JSON"), "{said:?}");
+        assert!(stdout(output).contains("runs/sound"));
+    }
+    let named = error(in_folder(root, &["runs", "compare", "runs/sound", "runs/b"]));
+    assert!(named.contains("runs/b/metrics.jsonl:2: not JSON"), "{named}");
+    fs::remove_dir_all(root.join("runs/sound")).unwrap();
+    let none = in_folder(root, &["runs"]);
+    assert_eq!(none.status.code(), Some(2));
+    assert!(String::from_utf8(none.stderr).unwrap().contains("none of 3 runs can be read"));
 }
 
 #[test]

@@ -142,8 +142,14 @@ fn an_interrupted_sweep_goes_on() {
         assert!(began.elapsed() < Duration::from_secs(120), "no metrics");
         std::thread::sleep(Duration::from_millis(2));
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    // As Ctrl-C does it.
+    let id = child.id().to_string();
+    let killed = std::process::Command::new("kill").args(["-INT", &id]).status().unwrap();
+    assert!(killed.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let table = results(root.path().join("killed/sweep.json"));
+    let status = |run: usize| table["runs"][run]["status"].as_str().unwrap().to_owned();
+    assert_eq!([status(0), status(1)], ["done", "interrupted"]);
     let listed = stdout(ran(root.path(), &[&arguments[..], &["--dry-run"]].concat()));
     assert!(listed.contains("is done") && listed.contains("goes on"), "{listed}");
     stdout(ran(root.path(), &arguments));
@@ -155,6 +161,31 @@ fn an_interrupted_sweep_goes_on() {
         run["sessions"].as_array().unwrap().len()
     };
     assert_eq!([sessions("learning_rate=0.001"), sessions("learning_rate=0.01")], [1, 2]);
+}
+
+#[test]
+fn epochs_that_are_done_are_not_done_again() {
+    let root = folder();
+    let sweep = |epochs: usize, more: &str| {
+        let text = format!(
+            "config: run.yaml\nbase: {{epochs: {epochs}{more}}}\nparameters: {{seed: [1]}}\n"
+        );
+        fs::write(root.path().join("sweep.yaml"), text).unwrap();
+        stdout(ran(root.path(), &["sweep", "sweep.yaml", "--out", "s"]));
+        let run = json(root.path().join("s/seed=1/run.json"));
+        let sessions = run["sessions"].as_array().unwrap();
+        let iterations = sessions.last().unwrap()["to_iteration"].as_u64().unwrap();
+        (sessions.len(), iterations, run["test"]["loss"].is_f64())
+    };
+    let (_, one, _) = sweep(1, "");
+    assert_eq!(sweep(1, ""), (1, one, false));
+    assert_eq!(sweep(2, ""), (2, 2 * one, false));
+    assert_eq!(sweep(2, ""), (2, 2 * one, false));
+    // A test that was not made yet is all that is left to do.
+    let valid = golden("tiny_mlx").join("valid.jsonl");
+    let test = format!(", test: true, test_data: {}", valid.display());
+    assert_eq!(sweep(2, &test), (3, 2 * one, true));
+    assert_eq!(sweep(2, &test), (3, 2 * one, true));
 }
 
 #[test]

@@ -46,6 +46,71 @@ fn full_fine_tuning_leaves_weights_that_every_command_takes() {
     assert!(refused.contains("no module `lm_hat`"), "{refused}");
 }
 
+#[test]
+fn the_loss_on_a_test_set_is_measured_after_a_training_and_without_one() {
+    let root = tempfile::tempdir().unwrap();
+    let data = root.path().join("data");
+    fs::create_dir(&data).unwrap();
+    for (from, to) in [("train", "train"), ("valid", "valid"), ("valid", "test")] {
+        let from = golden("tiny_mlx").join(from).with_extension("jsonl");
+        fs::copy(from, data.join(to).with_extension("jsonl")).unwrap();
+    }
+    let run = |name: &str, more: &[&str]| {
+        let own = ["--data", data.to_str().unwrap(), "--num-layers", "1", "--batch-size", "2"];
+        train(&root.path().join(name), &[&own, more]).output().unwrap()
+    };
+    let record = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(root.path().join(name).join("run.json")).unwrap()).unwrap()
+    };
+    for semantics in ["engram", "mlx"] {
+        let rules = ["--semantics", semantics, "--test-batches", "-1", "--test"];
+        // Steps of nothing: the test set is the validation set, so are the losses.
+        let still = ["--iters", "1", "--learning-rate", "1e-30"];
+        stdout(run("still", &[&rules[..], &still].concat()));
+        let folder = root.path().join("still");
+        let (valid, test) = (losses(&folder, "val_loss"), losses(&folder, "test_loss"));
+        assert!((valid[0] - test[0]).abs() < 1e-5, "{valid:?} {test:?}");
+
+        let moved = ["--iters", "20", "--learning-rate", "1e-2", "--val-batches", "0"];
+        let said = stdout(run("moved", &[&rules[..], &moved].concat()));
+        let folder = root.path().join("moved");
+        let loss = losses(&folder, "test_loss")[0];
+        assert!((loss - test[0]).abs() > 1e-2, "{loss} {test:?}");
+        let line = format!("Test loss {loss:.3}, Test ppl {:.3}.", loss.exp());
+        assert_eq!(said.lines().last(), Some(&*line), "{said}");
+        let before = record("moved");
+        assert_eq!(before["test"]["loss"].as_f64(), Some(loss));
+        let file = before["test"]["data"]["files"][0]["path"].as_str().unwrap();
+        assert!(file.ends_with("test.jsonl"), "{file}");
+
+        // Of the adapter that is there; the run is as it was.
+        let said = stdout(run("moved", &[&rules[..], &["--train", "false"]].concat()));
+        assert!(said.starts_with("Test loss ") && said.lines().count() == 1, "{said}");
+        let after = record("moved");
+        assert_eq!(after["sessions"], before["sessions"]);
+        let again = after["test"]["loss"].as_f64().unwrap();
+        assert!((again - loss).abs() < 1e-5, "{again} {loss}");
+        assert_eq!(losses(&folder, "test_loss").len(), 2);
+        let page = fs::read_to_string(folder.join("report.html")).unwrap();
+        assert!(page.contains(&format!("test loss {loss:.4}")), "{page}");
+        let some = ["--train=false", "--test", "--test-batches", "1", "--semantics", semantics];
+        let part = stdout(run("moved", &some));
+        assert_ne!(part.split(',').next(), said.split(',').next());
+    }
+    let refused = |more: &[&str], expected: &str| {
+        let problem = error(run("moved", more));
+        assert!(problem.contains(expected), "{problem}");
+    };
+    refused(&["--train", "false"], "leaves nothing to do; add --test");
+    refused(&["--test-data", "x"], "--test-data is what --test measures");
+    refused(&["--train", "false", "--test", "--resume"], "begin a training");
+    fs::remove_file(data.join("test.jsonl")).unwrap();
+    refused(&["--test"], "no test set in it; name one by --test-data");
+    let train = data.join("train.jsonl");
+    let named = ["--test", "--train", "false", "--test-data", train.to_str().unwrap()];
+    assert!(stdout(run("moved", &named)).starts_with("Test loss "));
+}
+
 const CHECKPOINT: &str = "checkpoint.safetensors";
 
 /// What a run leaves besides the adapter and its checkpoint.

@@ -47,5 +47,6 @@ write("completions", COMPLETIONS, completions, compression="zstd", row_group_siz
 # A writer that doesn't say that its bytes are text.
 texts = pa.table({"text": pa.array([r["text"].encode() for r in TEXTS], pa.binary())})
 write("texts", TEXTS, texts, compression="gzip", data_page_version="2.0")
-# A compression that we don't read.
-pq.write_table(texts, FOLDER / "lz4.parquet", compression="lz4")
+# The compressions that are left, each over pages long enough to be worth it.
+for compression in ["gzip", "brotli", "lz4"]:
+    pq.write_table(completions, FOLDER / f"{compression}.parquet", compression=compression)

@@ -129,6 +129,36 @@ impl<'a> Export<'a> {
         Ok(Self { checkpoint, adapter, header, parts, alignment: 1 })
     }
 
+    /// The same safetensors in several files, of at most `most` bytes of tensors each, but for one
+    /// tensor that is larger alone; the tensors keep their order.
+    ///
+    /// # Errors
+    /// What writing a header gives.
+    pub fn sharded(self, most: u64) -> Result<Vec<Self>> {
+        let mut shards: Vec<Vec<Part>> = Vec::new();
+        let mut size = 0;
+        for part in self.parts {
+            let bytes = part.stored.bytes()?;
+            match shards.last_mut().filter(|_| bytes <= most && size <= most - bytes) {
+                Some(shard) => {
+                    shard.push(part);
+                    size += bytes;
+                }
+                None => {
+                    shards.push(vec![part]);
+                    size = bytes;
+                }
+            }
+        }
+        let shard = |parts: Vec<Part>| {
+            let announced: Vec<Announced> = parts.iter().map(|part| part.stored.clone()).collect();
+            let (header, alignment) = (safetensors_header(&announced)?, self.alignment);
+            let (checkpoint, adapter) = (self.checkpoint, self.adapter);
+            Ok(Self { checkpoint, adapter, header, parts, alignment })
+        };
+        shards.into_iter().map(shard).collect()
+    }
+
     /// The file's length in bytes.
     pub fn bytes(&self) -> Result<u64> {
         self.parts.iter().try_fold(self.header.len() as u64, |sum, part| {

@@ -23,6 +23,39 @@ impl Order {
     }
 }
 
+/// The generator of a run of this set.
+fn order_of(set: &BatchSet) -> Order {
+    let seed = set.config().seed;
+    match set.config().semantics {
+        Semantics::Engram => Order::Engram(SplitMix64::new(seed)),
+        // `BatchSet::new` refused a longer seed.
+        Semantics::Mlx => Order::Mlx(Mt19937::new(seed as u32)),
+    }
+}
+
+/// At most `limit` batches of `set`, MLX's in an order that `rng` gives.
+fn held_out<'a>(
+    rng: &mut Order,
+    set: &'a BatchSet,
+    limit: Option<usize>,
+) -> impl ExactSizeIterator<Item = Batch> + use<'a> {
+    let count = set.batches().min(limit.unwrap_or(usize::MAX));
+    let order = match set.config().semantics {
+        Semantics::Mlx if count > 0 => rng.permutation(set.batches() as u32),
+        _ => (0..set.examples().len() as u32).collect(),
+    };
+    (0..count).map(move |index| pack(set, &order, index))
+}
+
+/// At most `limit` batches of a set whose loss is asked for without a training; MLX-LM's choice of
+/// them with [`Semantics::Mlx`].
+pub fn test_batches(
+    set: &BatchSet,
+    limit: Option<usize>,
+) -> impl ExactSizeIterator<Item = Batch> + use<'_> {
+    held_out(&mut order_of(set), set, limit)
+}
+
 /// Where a [`BatchSource`] is. Save it as JSON with a checkpoint; [`BatchSource::resume`] goes on
 /// from it with the same batches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,12 +87,7 @@ impl BatchSource {
     /// [`Error::Invalid`] where the data set has fewer usable examples than one batch.
     pub fn new(set: BatchSet) -> Result<Self> {
         set.check_size()?;
-        let seed = set.config().seed;
-        let rng = match set.config().semantics {
-            Semantics::Engram => Order::Engram(SplitMix64::new(seed)),
-            // `BatchSet::new` refused a longer seed.
-            Semantics::Mlx => Order::Mlx(Mt19937::new(seed as u32)),
-        };
+        let rng = order_of(&set);
         let (examples, tokens) = size(&set);
         let state = SourceState { epoch: 0, index: 0, order: Vec::new(), rng, examples, tokens };
         Ok(Self { set, state })
@@ -124,12 +152,7 @@ impl BatchSource {
         set: &'a BatchSet,
         limit: Option<usize>,
     ) -> impl ExactSizeIterator<Item = Batch> + use<'a> {
-        let count = set.batches().min(limit.unwrap_or(usize::MAX));
-        let order = match set.config().semantics {
-            Semantics::Mlx if count > 0 => self.state.rng.permutation(set.batches() as u32),
-            _ => (0..set.examples().len() as u32).collect(),
-        };
-        (0..count).map(move |index| pack(set, &order, index))
+        held_out(&mut self.state.rng, set, limit)
     }
 
     /// Entries of an epoch's order.

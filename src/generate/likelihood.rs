@@ -2,6 +2,7 @@
 
 use super::forward::Forward;
 use super::model::{LoadedAdapter, Model};
+use crate::data::batch::Batch;
 use crate::{Error, Result};
 
 /// A model, with or without an adapter, that says how likely it finds sequences of up to
@@ -53,6 +54,27 @@ impl Likelihood {
             nll.extend(rows.map(|(row, &id)| log_sum_exp(row) - f64::from(row[id as usize])));
         }
         Ok(nll)
+    }
+
+    /// The losses of a batch's trained tokens added up, nats, each times its target's weight.
+    ///
+    /// # Errors
+    /// As [`Self::nll`].
+    pub async fn batch(&mut self, batch: &Batch) -> Result<f64> {
+        let rows: Vec<_> = batch.tokens.iter().zip(&batch.targets).collect();
+        let mut sum = 0.0;
+        for sequence in rows.chunk_by(|_, (next, _)| next.position > 0) {
+            let Some(first) = sequence.iter().position(|(_, target)| target.weight > 0.0) else {
+                continue;
+            };
+            // Each target is the token that comes next.
+            let last = sequence.last().map(|(_, target)| target.id);
+            let ids: Vec<u32> = sequence.iter().map(|(token, _)| token.id).chain(last).collect();
+            let nll = self.nll(&ids, first + 1).await?;
+            let targets = sequence[first..].iter().map(|(_, target)| f64::from(target.weight));
+            sum += nll.iter().zip(targets).map(|(nll, weight)| nll * weight).sum::<f64>();
+        }
+        Ok(sum)
     }
 }
 

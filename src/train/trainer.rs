@@ -1,5 +1,6 @@
 //! The training loop, one event at a time.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use super::checkpoint::Checkpoint;
@@ -53,6 +54,7 @@ pub enum Event {
 pub struct TrainData {
     train: BatchSet,
     valid: Option<BatchSet>,
+    test: Option<BatchSet>,
 }
 
 /// What the batches of a run need room for.
@@ -70,20 +72,31 @@ impl TrainData {
     /// # Errors
     /// A token that is not in the vocabulary, an example longer than the context.
     pub fn new(train: BatchSet, valid: Option<BatchSet>, config: &ModelConfig) -> Result<Self> {
-        let data = Self { train, valid };
-        data.sets().try_for_each(|set| check_ids(set, config.vocab_size))?;
-        let (positions, limit) = (data.room().positions, config.max_position_embeddings);
+        Self { train, valid, test: None }.checked(config)
+    }
+
+    /// With a set that [`Trainer::test`] asks the loss of.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn testing(self, test: BatchSet, config: &ModelConfig) -> Result<Self> {
+        Self { test: Some(test), ..self }.checked(config)
+    }
+
+    fn checked(self, config: &ModelConfig) -> Result<Self> {
+        self.sets().try_for_each(|set| check_ids(set, config.vocab_size))?;
+        let (positions, limit) = (self.room().positions, config.max_position_embeddings);
         if positions > limit {
             return Err(Error::invalid(format!(
                 "an example of the data has {positions} tokens, the model's context is {limit}; \
                  set max-seq-length to {limit} or less"
             )));
         }
-        Ok(data)
+        Ok(self)
     }
 
     fn sets(&self) -> impl Iterator<Item = &BatchSet> {
-        [Some(&self.train), self.valid.as_ref()].into_iter().flatten()
+        [Some(&self.train), self.valid.as_ref(), self.test.as_ref()].into_iter().flatten()
     }
 
     /// What its batches need room for.
@@ -102,6 +115,7 @@ pub struct Trainer<L = GpuLearner> {
     config: TrainConfig,
     source: BatchSource,
     valid: Option<BatchSet>,
+    test: Option<BatchSet>,
     iteration: usize,
     updates: usize,
     best: Option<f32>,
@@ -196,6 +210,7 @@ impl<L: Learner> Trainer<L> {
             config: config.clone(),
             source,
             valid: data.valid,
+            test: data.test,
             iteration: 0,
             updates: 0,
             best: None,
@@ -235,6 +250,7 @@ impl<L: Learner> Trainer<L> {
             config: config.clone(),
             source: BatchSource::resume(data.train, checkpoint.source.clone())?,
             valid: data.valid,
+            test: data.test,
             iteration: checkpoint.iteration,
             updates: checkpoint.updates,
             best: checkpoint.best,
@@ -419,26 +435,46 @@ impl<L: Learner> Trainer<L> {
         let Some(valid) = self.valid.as_ref().filter(|_| limit != Some(0)) else {
             return Ok(None);
         };
-        let mut trained = 0;
-        let mut batches: Vec<Batch> = self.source.validation(valid, limit).collect();
-        let loss = if self.config.train_mode == TrainMode::Dpo {
+        let batches = self.source.validation(valid, limit).collect();
+        let (sum, count) = self.loss_of(batches).await?;
+        mean(sum, count, iteration, "the validation loss").map(Some)
+    }
+
+    /// The mean loss over at most `limit` batches of the test set, nats a token, or a pair where
+    /// pairs are trained on; none without a test set. `on_batch` gets how many of how many are done.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`] where `on_batch` breaks; [`Error::NotFinite`].
+    pub async fn test(
+        &mut self,
+        limit: Option<usize>,
+        on_batch: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    ) -> Result<Option<f32>> {
+        let Some(test) = &self.test else { return Ok(None) };
+        let batches: Vec<Batch> = self.source.validation(test, limit).collect();
+        let (mut sum, mut count, total) = (0.0, 0, batches.len());
+        for (done, batch) in (1..).zip(batches) {
+            let (more, counted) = self.loss_of(vec![batch]).await?;
+            (sum, count) = (sum + more, count + counted);
+            if on_batch(done, total).is_break() {
+                return Err(Error::Cancelled);
+            }
+        }
+        mean(sum, count, self.iteration, "the test loss").map(Some)
+    }
+
+    /// The losses of `batches` added up, and of how many tokens, or pairs where those count.
+    async fn loss_of(&mut self, mut batches: Vec<Batch>) -> Result<(f64, usize)> {
+        if self.config.train_mode == TrainMode::Dpo {
             let mut all = Preference::default();
             for batch in &mut batches {
                 all = all.and(self.prefer(batch).await?);
             }
-            (all.loss / all.pairs.max(1) as f64) as f32
-        } else {
-            for batch in &mut batches {
-                batch.set_total(1);
-                trained += batch.trained;
-            }
-            self.learner.loss(batches).await? / trained.max(1) as f32
-        };
-        if !loss.is_finite() {
-            let tensor = "the validation loss".to_owned();
-            return Err(Error::NotFinite { iteration, tensor });
+            return Ok((all.loss, all.pairs));
         }
-        Ok(Some(loss))
+        batches.iter_mut().for_each(|batch| batch.set_total(1));
+        let trained = batches.iter().map(|batch| batch.trained).sum();
+        Ok((self.learner.loss(batches).await?.into(), trained))
     }
 
     /// Everything that [`Self::resume`] needs to go on after the last whole iteration; the
@@ -473,6 +509,15 @@ impl<L: Learner> Trainer<L> {
             gradients: state.gradients,
         })
     }
+}
+
+/// A sum over `count`, which is the loss that `what` says.
+fn mean(sum: f64, count: usize, iteration: usize, what: &str) -> Result<f32> {
+    let loss = (sum / count.max(1) as f64) as f32;
+    if loss.is_finite() {
+        return Ok(loss);
+    }
+    Err(Error::NotFinite { iteration, tensor: what.to_owned() })
 }
 
 fn check_ids(set: &BatchSet, vocab: usize) -> Result<()> {

@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::adapter;
 use crate::cli::Global;
-use crate::export::{Job, ModelFormat, is_gguf};
+use crate::export::{Job, ModelFormat, is_gguf, parse_size};
 use crate::session;
 use crate::source::{self, FileSource, ModelSpec};
 use crate::staged::Staged;
@@ -35,6 +35,11 @@ pub struct Options {
     /// The file or folder to write
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+
+    /// Most of a model's tensors in one safetensors file, such as 5GB; more go to further files, with
+    /// an index, as transformers writes them
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_shard_size: Option<u64>,
 }
 
 /// `--to`.
@@ -62,6 +67,7 @@ Examples:
   engram convert lora.gguf --to mlx --out adapters --model hf:ORG/MODEL
   engram convert hf:HuggingFaceTB/SmolLM2-135M-Instruct --to gguf --quantize q8_0 --out smol.gguf
   engram convert smol.gguf --to safetensors --quantize f32 --out smol
+  engram convert big.gguf --to safetensors --max-shard-size 5GB --out big
   engram convert smol.gguf --to gguf --quantize q4_0 --out smaller.gguf";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
@@ -97,6 +103,7 @@ fn convert_model(global: &Global, options: &Options) -> Result<()> {
         adapter: None,
         format,
         dtype: global.quantize.map(DType::from),
+        max_shard_size: options.max_shard_size,
     };
     job.write(&options.out, terminal)
 }
@@ -105,6 +112,10 @@ fn convert_adapter(global: &Global, options: &Options, from: &Path) -> Result<()
     let (shown, out) = (from.display(), &options.out);
     let quantize = global.quantize.is_none();
     ensure!(quantize, "--quantize is of models; an adapter is written in f32");
+    ensure!(
+        options.max_shard_size.is_none(),
+        "--max-shard-size is of models; an adapter is written in one file"
+    );
     let same = out.exists() && out.canonicalize()? == from.canonicalize()?;
     ensure!(!same, "{}: the adapter is there; give another --out", out.display());
     let model = session::open_checkpoint(&source::resolve(&global.model, Terminal::new(global))?)?;

@@ -11,6 +11,7 @@ use engram::data::split::{self, SplitConfig, build};
 use engram::eval::{Candidate as _, EngineCandidate, EvalPrompt, Example, PromptForm};
 
 use super::eval;
+use crate::adapter::Blend;
 use crate::cli::Global;
 use crate::session;
 use crate::terminal::Terminal;
@@ -19,10 +20,10 @@ use crate::terminal::columns::{labelled, side_by_side};
 /// Options of `engram demo`.
 #[derive(Debug, Args)]
 pub struct Options {
-    /// A trained adapter (a folder or a GGUF LoRA file), shown beside the model alone; may be given
-    /// several times
-    #[arg(long, value_name = "PATH", required = true)]
-    adapter_path: Vec<PathBuf>,
+    /// A trained adapter (a folder or a GGUF LoRA file), shown beside the model alone, or several
+    /// added up, each times its weight: a:0.7,b:0.3; may be given several times
+    #[arg(long, value_name = "PATH[:WEIGHT],...", required = true)]
+    adapter_path: Vec<Blend>,
 
     /// Name of an adapter, in their order; else that of its folder
     #[arg(long, value_name = "NAME")]

@@ -9,7 +9,7 @@ use engram::model::AnyAdapter;
 
 use crate::adapter;
 use crate::cli::Global;
-use crate::export::{Job, ModelFormat};
+use crate::export::{Job, ModelFormat, parse_size};
 use crate::session;
 use crate::source;
 use crate::terminal::Terminal;
@@ -24,6 +24,11 @@ pub struct Options {
     /// The .gguf file or the folder to write
     #[arg(long, value_name = "PATH")]
     out: PathBuf,
+
+    /// Most of a model's tensors in one safetensors file, such as 5GB; more go to further files, with
+    /// an index, as transformers writes them
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_shard_size: Option<u64>,
 
     /// Which files to write [default: what --out ends in, else the model's own]
     #[arg(long)]
@@ -86,6 +91,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         adapter: Some(&adapter),
         format: options.format.unwrap_or_else(|| ModelFormat::of(&options.out, &files)),
         dtype: options.dequantize.map(DType::from).or(quantize),
+        max_shard_size: options.max_shard_size,
     };
     job.write(&options.out, terminal)
 }

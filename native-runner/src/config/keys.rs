@@ -38,9 +38,7 @@ const MAPS: [&str; 2] = ["lora_parameters.rank_pattern", "lora_parameters.alpha_
 
 /// MLX-LM's keys for which there is no option, and the value, as [`plain`] writes it, that says
 /// what is done here anyway. An option of the name goes before.
-const FIXED: [(&str, &str); 7] = [
-    ("train", "true"),
-    ("test", "false"),
+const FIXED: [(&str, &str); 5] = [
     ("config", "null"),
     ("hf_dataset", "null"),
     ("report_to", "null"),
@@ -50,9 +48,6 @@ const FIXED: [(&str, &str); 7] = [
 
 /// MLX-LM's name of an adapter to start from: its file, where the option takes the folder.
 const ADAPTER_FILE: &str = "resume_adapter_file";
-
-/// MLX-LM's keys that only count where another has a value that is not taken here.
-const WITHOUT_EFFECT: [&str; 1] = ["test_batches"];
 
 /// MLX-LM's optimizers, which have sections in `optimizer_config`.
 const OPTIMIZERS: [&str; 5] = ["adam", "adamw", "muon", "sgd", "adafactor"];
@@ -146,7 +141,7 @@ impl<'a> Keys<'a> {
             return Ok(None);
         }
         let is_group = empty && self.known().iter().any(|k| k.starts_with(&format!("{generic}.")));
-        if is_group || WITHOUT_EFFECT.contains(&key) {
+        if is_group {
             return Ok(None);
         }
         bail!("{at}: no key `{key}`{}", self.nearest(key))
@@ -158,9 +153,10 @@ impl<'a> Keys<'a> {
         let is_switch = matches!(option.get_action(), ArgAction::SetTrue);
         let arguments = match &node.value {
             Value::Bool(on) if is_switch => on.then(|| format!("--{flag}")).into_iter().collect(),
-            // An option whose value may be left out is a switch too.
+            // An option whose value may be left out is a switch too, unless that is `false`.
             Value::Bool(on)
-                if option.get_num_args().is_some_and(|count| count.min_values() == 0) =>
+                if option.get_possible_values().is_empty()
+                    && option.get_num_args().is_some_and(|count| count.min_values() == 0) =>
             {
                 on.then(|| format!("--{flag}")).into_iter().collect()
             }
@@ -226,7 +222,7 @@ impl<'a> Keys<'a> {
     fn known(&self) -> Vec<String> {
         let own = self.options().map(|option| key_of(option.get_id().as_str()).to_owned());
         let fixed = FIXED.iter().map(|(key, _)| (*key).to_owned());
-        own.chain(fixed).chain([ADAPTER_FILE, WITHOUT_EFFECT[0]].map(str::to_owned)).collect()
+        own.chain(fixed).chain([ADAPTER_FILE.to_owned()]).collect()
     }
 
     /// What an unknown key may have been meant to be.
@@ -391,7 +387,14 @@ mod tests {
             ["--rank-pattern=q_proj=4", "--rank-pattern=layers\\.2.*=16"]
         );
         assert_eq!(arguments("resume_adapter_file: adapters.safetensors"), ["--init-adapter=."]);
-        assert!(arguments("test: false\ntest_batches: 100\ntrain: true").is_empty());
+        assert_eq!(
+            arguments("test: true\ntest_batches: -1\ntrain: false\ntest_data: [a, b]"),
+            ["--test", "--test-batches=-1", "--train=false", "--test-data=a,b"]
+        );
+        assert_eq!(
+            arguments("test: false\ntest_batches: 100\ntrain: true"),
+            ["--test-batches=100", "--train=true"]
+        );
     }
 
     #[test]
@@ -409,7 +412,7 @@ mod tests {
                 "lr_schedule: cosine_decay",
                 "1: no key `lr_schedule`; it is written `lr_schedule.name`",
             ),
-            ("train: false", "1: `train`: train is false"),
+            ("report_to: wandb", "1: `report_to`: report_to is wandb"),
             (
                 "optimizer_config:\n  adamw: {weight_decay: 1}",
                 "2: `optimizer_config.adamw.weight_decay` is of adamw, and the optimizer is adam",

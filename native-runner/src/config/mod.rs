@@ -118,7 +118,10 @@ pub fn with_layers(arguments: &[OsString], layers: &[Layer]) -> Result<Cli> {
     };
     let usable = |cli: &Cli| -> Result<()> {
         match &cli.command {
-            Command::Train(options) if !options.resume => Ok(options.settings.config()?.check()?),
+            Command::Train(options) if !options.resume => {
+                options.test.check()?;
+                Ok(options.settings.config()?.check()?)
+            }
             _ => Ok(()),
         }
     };
@@ -214,6 +217,10 @@ mod tests {
             "--eval-data=t",
             "--eval-every=2",
             "--eval-examples=3",
+            "--test",
+            "--test-batches=-1",
+            "--test-data=t",
+            "--train=false",
             "--valid-data=v",
             "--prompt-feature=p",
             "--completion-feature=c",
@@ -273,6 +280,7 @@ mod tests {
             &["--optimizer=adafactor"],
             &["--adapter-type=full"],
             &["--tensorboard=events", "--metrics=m"],
+            &["--test", "--test-batches=-1", "--train=false"],
         ] {
             let (file, trained) = file(&cli(arguments));
             std::fs::write(&path, to_yaml(&file).unwrap()).unwrap();

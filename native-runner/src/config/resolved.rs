@@ -39,6 +39,7 @@ pub fn resolved(
     ];
     let mut file = Map::new();
     let own = own.into_iter().chain(options.data.settings()).chain(options.watch.settings());
+    let own = own.chain(options.test.settings());
     let own = own.filter_map(|(option, value)| Some((option.to_owned(), value?)));
     // By way of a text, so that an f32 keeps its few digits.
     let mut trained: Map<String, Value> = serde_json::from_str(&serde_json::to_string(config)?)?;

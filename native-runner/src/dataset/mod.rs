@@ -4,9 +4,11 @@ mod hub;
 mod layout;
 mod options;
 mod parquet;
+mod slice;
 mod spec;
 
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use engram::data::file::RecordFile;
@@ -17,6 +19,7 @@ use engram::data::tokens::{Encode, Example, LossOn};
 
 pub use self::layout::{Set, is_data};
 pub use self::options::{Data, DataOptions, FeatureOptions, records, shown};
+use self::slice::Slice;
 pub use self::spec::DataSpec;
 use crate::source::{Hub, HubSpec};
 use crate::staged::Staged;
@@ -29,6 +32,15 @@ pub enum Place {
     Local(PathBuf),
     /// On the hub, or in its cache.
     Hub(HubSpec),
+    /// There, one of the files of what was named, of whose records together a part is taken.
+    Slice(HubSpec, Rc<Part>),
+}
+
+/// What was named, and which of its records.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Part {
+    name: String,
+    slice: Slice,
 }
 
 impl Place {
@@ -37,7 +49,7 @@ impl Place {
         match self {
             Place::Local(path) => path.display().to_string(),
             // By its own name: that of the commit would say nothing.
-            Place::Hub(spec) => {
+            Place::Hub(spec) | Place::Slice(spec, _) => {
                 let file = spec.file.as_deref().unwrap_or_default();
                 format!("hf:{}:{file}", spec.repository)
             }
@@ -53,14 +65,14 @@ impl Place {
     pub fn fetch(&self, terminal: Terminal) -> Result<PathBuf> {
         match self {
             Place::Local(path) => Ok(path.clone()),
-            Place::Hub(spec) => {
+            Place::Hub(spec) | Place::Slice(spec, _) => {
                 let file = spec.file.as_deref().unwrap_or_default();
                 Hub::from_env()?.fetch_file(spec, file, None, terminal)
             }
         }
     }
 
-    /// Its records.
+    /// All its records; [`read`] takes the parts that slices are.
     pub fn read(&self, features: &Features, terminal: Terminal) -> Result<RecordFile> {
         let (path, name) = (self.fetch(terminal)?, self.name());
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
@@ -95,6 +107,15 @@ impl Found {
     fn push(&mut self, set: Option<Set>, path: String, place: Place) {
         self.files.push((set, path, place));
     }
+
+    /// Takes a part of each set's records.
+    fn slice(&mut self, part: &Rc<Part>) {
+        for (_, _, place) in &mut self.files {
+            if let Place::Hub(file) = place {
+                *place = Place::Slice(file.clone(), part.clone());
+            }
+        }
+    }
 }
 
 /// Finds the files that `specs` name. Where these are files of one set only, or of none, they are
@@ -105,7 +126,14 @@ pub fn resolve(specs: &[DataSpec], wanted: Set, terminal: Terminal) -> Result<Fi
     for spec in specs {
         found.push(match spec {
             DataSpec::Path(path) => local(path)?,
-            DataSpec::Hub(spec) => hub::find(spec, terminal)?,
+            DataSpec::Hub(hub, slice) => {
+                let mut found = hub::find(hub, terminal)?;
+                if let Some(slice) = slice {
+                    let part = Rc::new(Part { name: spec.to_string(), slice: slice.clone() });
+                    found.slice(&part);
+                }
+                found
+            }
         });
     }
     let mut sets = found.iter().flat_map(|found| &found.files).map(|(set, ..)| *set);
@@ -183,7 +211,33 @@ fn folder(folder: &Path) -> Result<Found> {
 
 /// The records of `files`.
 pub fn read(files: &[Place], features: &Features, terminal: Terminal) -> Result<Vec<RecordFile>> {
-    files.iter().map(|file| file.read(features, terminal)).collect()
+    let part = |place: &Place| match place {
+        Place::Slice(_, part) => Some(part.clone()),
+        _ => None,
+    };
+    let mut all = Vec::new();
+    for group in files.chunk_by(|a, b| part(a).is_some() && part(a) == part(b)) {
+        let read = group.iter().map(|file| file.read(features, terminal));
+        let read = read.collect::<Result<Vec<_>>>()?;
+        match part(&group[0]) {
+            Some(part) => all.extend(sliced(read, &part)?),
+            None => all.extend(read),
+        }
+    }
+    Ok(all)
+}
+
+/// Of the records of all files those that the part is.
+fn sliced(files: Vec<RecordFile>, part: &Part) -> Result<Vec<RecordFile>> {
+    let count = files.iter().map(|file| file.records.len()).sum();
+    let (range, mut at) = (part.slice.of(&part.name, count)?, 0);
+    let parts = files.into_iter().map(|file| {
+        let first = at;
+        at += file.records.len();
+        let marks: Vec<bool> = (first..at).map(|i| range.contains(&i)).collect();
+        file.part(&marks).1
+    });
+    Ok(parts.filter(|file| !file.records.is_empty()).collect())
 }
 
 /// The examples of all records of `files`.

@@ -10,7 +10,7 @@ use engram::data::split::hold_out;
 use engram::data::stats::{self, Repeats};
 use serde_json::{Value, json};
 
-use super::{DataSpec, Set, read, resolve};
+use super::{DataSpec, Place, Set, read, resolve};
 use crate::terminal::Terminal;
 
 /// What is trained on.
@@ -19,7 +19,8 @@ use crate::terminal::Terminal;
 pub struct DataOptions {
     /// Files (.jsonl, .json, .csv, .parquet), patterns such as 'd/*.csv', a folder with train, valid
     /// and test, or a data set of the hub: hf:ORG/NAME[@REVISION][:PART], PART being SPLIT, CONFIG,
-    /// CONFIG/SPLIT or a pattern of files; may be several, with commas or blanks between
+    /// CONFIG/SPLIT or a pattern of files, and after it a slice as datasets has them, such as
+    /// train[:100] or train[10%:20%]; may be several, with commas or blanks between
     #[arg(long, value_name = "DATA", default_value = "data", num_args = 1.., value_delimiter = ',')]
     pub data: Vec<DataSpec>,
 
@@ -93,6 +94,24 @@ impl DataOptions {
         };
         let places = found.of(Set::Train).iter().chain(&valid);
         places.map(|place| place.fetch(terminal)).collect()
+    }
+
+    /// The files of the test set: those of `specs`, or of the data itself, where files of no set are
+    /// `wanted`.
+    pub fn test_set(
+        &self,
+        specs: &[DataSpec],
+        wanted: Set,
+        terminal: Terminal,
+    ) -> Result<Vec<Place>> {
+        let found = match specs {
+            [] => resolve(&self.data, wanted, terminal)?,
+            specs => resolve(specs, Set::Test, terminal)?,
+        };
+        let places = found.of(Set::Test).to_vec();
+        let named = specs.first().map_or_else(|| self.names(), DataSpec::to_string);
+        ensure!(!places.is_empty(), "{named}: no test set in it; name one by --test-data");
+        Ok(places)
     }
 
     /// What was said of them, as people would say it again.

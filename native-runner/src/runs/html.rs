@@ -38,6 +38,7 @@ fn page(run: &Run) -> Result<String> {
         name => run.folder.display().to_string(),
         record => Value::from(Serde(&run.record)),
         losses,
+        test => run.test_loss().map(|loss| format!("test loss {loss:.4}")),
         seconds => run.seconds().map(|seconds| format!("{seconds:.1}")),
         tokens_per_second =>
             run.cost.and_then(|cost| cost.tokens_per_second).map(|rate| format!("{rate:.0}")),

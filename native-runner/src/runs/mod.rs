@@ -118,6 +118,11 @@ impl Run {
         if last.status == Status::Running { reported } else { last.to_iteration }
     }
 
+    /// The loss on a test set, where one was measured.
+    pub fn test_loss(&self) -> Option<f64> {
+        Some(self.record.as_ref()?.test.as_ref()?.loss)
+    }
+
     /// Seconds that the program ran on it.
     pub fn seconds(&self) -> Option<f64> {
         let record = self.record.as_ref()?;

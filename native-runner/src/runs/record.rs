@@ -29,8 +29,26 @@ pub struct Record {
     pub data: Origin,
     pub seed: u64,
     pub trainable_parameters: usize,
+    /// How long it is, where that was said in epochs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<usize>,
+    /// The loss on a test set of the adapter as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub test: Option<Test>,
     /// The first, and one for every time that it was resumed.
     pub sessions: Vec<Session>,
+}
+
+/// What `--test` came to.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Test {
+    /// Nats a token, or a pair of dpo.
+    pub loss: f64,
+    /// `exp(loss)`; none beyond a double's range.
+    pub perplexity: Option<f64>,
+    /// Most batches; none is all.
+    pub batches: Option<usize>,
+    pub data: Origin,
 }
 
 /// Files that something is made from.
@@ -196,8 +214,17 @@ impl Record {
     /// A run that has not begun yet.
     pub fn new(model: Origin, init_adapter: Option<Origin>, data: Origin, seed: u64) -> Self {
         let schema_version = SCHEMA_VERSION;
-        let (sessions, trainable_parameters) = (Vec::new(), 0);
-        Self { schema_version, model, init_adapter, data, seed, trainable_parameters, sessions }
+        Self {
+            schema_version,
+            model,
+            init_adapter,
+            data,
+            seed,
+            trainable_parameters: 0,
+            epochs: None,
+            test: None,
+            sessions: Vec::new(),
+        }
     }
 
     /// Says how the session that runs came to its end.

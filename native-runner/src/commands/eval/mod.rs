@@ -19,11 +19,12 @@ use engram::generate::Engine;
 
 pub use summary::summary;
 
+use crate::adapter::{self, Blend};
 use crate::cli::Global;
 use crate::dataset::{DataSpec, FeatureOptions};
 use crate::staged::Staged;
 use crate::terminal::Terminal;
-use crate::{adapter, interrupt, session};
+use crate::{interrupt, session};
 use perplexity::Texts;
 
 /// Options of `engram eval`.
@@ -41,12 +42,12 @@ pub struct Options {
     #[arg(long, value_enum, default_value_t = Protocol::Honest)]
     protocol: Protocol,
 
-    /// A trained adapter (a folder or a GGUF LoRA file), compared with the model alone; may be given
-    /// several times
-    #[arg(long, value_name = "PATH")]
-    adapter_path: Vec<PathBuf>,
+    /// A trained adapter (a folder or a GGUF LoRA file), compared with the model alone, or several
+    /// added up, each times its weight: a:0.7,b:0.3; may be given several times
+    #[arg(long, value_name = "PATH[:WEIGHT],...")]
+    adapter_path: Vec<Blend>,
 
-    /// Name of an adapter in the report, in their order; else that of its folder
+    /// Name of an adapter in the report, in their order; else that of its folder, of a blend a:0.7+b:0.3
     #[arg(long, value_name = "NAME")]
     name: Vec<String>,
 
@@ -101,6 +102,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   engram eval --data data/held-out --adapter-path adapter --out report
   engram eval --data test.jsonl --adapter-path a --adapter-path b --name short --name long
+  engram eval --data data --adapter-path a --adapter-path b --adapter-path a:0.7,b:0.3
   engram eval --protocol original --data data/original --adapter-path adapter --limit 20
   engram eval --data data/held-out --shard 2/8 --out parts/2
   engram eval --perplexity book.txt";
@@ -234,28 +236,29 @@ impl Prepared<'_> {
     }
 }
 
-/// The model alone, then every adapter, each with its name.
-pub fn names(folders: &[PathBuf], names: &[String]) -> Result<Vec<(String, Option<PathBuf>)>> {
+/// The model alone, which is no adapter, then every adapter, each with its name.
+pub fn names(blends: &[Blend], names: &[String]) -> Result<Vec<(String, Blend)>> {
     ensure!(
-        names.len() <= folders.len(),
+        names.len() <= blends.len(),
         "{} names for {} adapters: give each --name its --adapter-path",
         names.len(),
-        folders.len()
+        blends.len()
     );
-    let mut named = vec![("base".to_owned(), None)];
-    for (i, folder) in folders.iter().enumerate() {
-        let own = || folder.file_name().map(|name| name.to_string_lossy().into_owned());
-        let name = names.get(i).cloned().or_else(own);
+    let mut named = vec![("base".to_owned(), Blend(Vec::new()))];
+    for (i, blend) in blends.iter().enumerate() {
+        let name = names.get(i).cloned().or_else(|| blend.name());
         let name = name.with_context(|| {
-            format!("{}: a folder without a name of its own; add --name", folder.display())
+            let paths = blend.0.iter().map(|spec| spec.path.display().to_string());
+            let paths = paths.collect::<Vec<_>>().join(",");
+            format!("{paths}: a folder without a name of its own; add --name")
         })?;
-        named.push((name, Some(folder.clone())));
+        named.push((name, blend.clone()));
     }
     check_names(&named.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
         .context("--name")?;
     // Before the model is loaded.
-    for path in folders {
-        adapter::files(path)?;
+    for spec in blends.iter().flat_map(|blend| &blend.0) {
+        adapter::files(&spec.path)?;
     }
     Ok(named)
 }
@@ -263,12 +266,10 @@ pub fn names(folders: &[PathBuf], names: &[String]) -> Result<Vec<(String, Optio
 /// Loads the adapters.
 pub fn candidates<'a>(
     engine: &'a Engine,
-    named: &[(String, Option<PathBuf>)],
+    named: &[(String, Blend)],
 ) -> Result<Vec<EngineCandidate<'a>>> {
-    let candidate = |(name, folder): &(String, Option<PathBuf>)| {
-        let spec =
-            folder.iter().map(|path| adapter::AdapterSpec { path: path.clone(), weight: 1.0 });
-        let adapter = adapter::load(engine, &spec.collect::<Vec<_>>())?;
+    let candidate = |(name, blend): &(String, Blend)| {
+        let adapter = adapter::load(engine, &blend.0)?;
         Ok(EngineCandidate::new(name, engine, adapter, &session::clock))
     };
     named.iter().map(candidate).collect()

@@ -49,8 +49,7 @@ impl Source {
         let names = self.data.iter().map(DataSpec::to_string).collect::<Vec<_>>().join(", ");
         ensure!(!files.is_empty(), "{names}: no test set in it");
         let mut examples = Vec::new();
-        for file in files {
-            let file = file.read(&self.features, terminal)?;
+        for file in dataset::read(files, &self.features, terminal)? {
             examples.append(&mut Example::from_file(&file)?);
         }
         examples.truncate(limit.unwrap_or(usize::MAX));
@@ -90,7 +89,7 @@ fn beside(test: &[Place], train: &[Place], terminal: Terminal) -> Vec<Place> {
     let train = found.map(|found| found.of(Set::Train).to_vec()).unwrap_or_default();
     let is_other = |place: &Place| match place {
         Place::Local(other) => other.file_name() != path.file_name(),
-        Place::Hub(_) => true,
+        Place::Hub(_) | Place::Slice(..) => true,
     };
     if train.iter().all(is_other) { train } else { Vec::new() }
 }

@@ -98,7 +98,7 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     if !options.skip_train {
         run.train(global, &engine, &preset)?;
     }
-    let named = eval::names(std::slice::from_ref(&run.adapter), &[])?;
+    let named = eval::names(&[run.adapter.clone().into()], &[])?;
     let mut candidates = eval::candidates(&engine, &named)?;
     let mut reports = Vec::new();
     if !options.skip_eval {

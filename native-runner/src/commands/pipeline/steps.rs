@@ -95,6 +95,7 @@ impl Run {
             metrics: None,
             tensorboard: None,
             watch: train::WatchOptions::default(),
+            test: train::TestOptions::default(),
             settings: train::Settings {
                 num_layers,
                 iters: Some(preset.iters),

@@ -76,6 +76,7 @@ pub fn run(options: &Options) -> Result<()> {
             of(&|run| run.losses(|p| p.validation).map(|losses| format!("{:.4}", losses[i]))),
         );
     }
+    add("test loss", of(&|run| run.test_loss().map(|loss| format!("{loss:.4}"))));
     add("right answers", of(&right));
     add("seconds", of(&|run| run.seconds().map(|seconds| format!("{seconds:.1}"))));
     add("tokens/s", of(&|run| Some(format!("{:.0}", run.cost?.tokens_per_second?))));

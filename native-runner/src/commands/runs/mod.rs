@@ -42,6 +42,8 @@ Examples:
   engram runs compare runs/a runs/b
   engram runs compare runs/*/ --plot losses.svg
 
+A run that can't be read is named on stderr; compare, where it was asked for, stops at it.
+
 Right answers are those of the reports (engram eval --out) in a run's folder or beside it, for the
 candidate that has the folder's name.";
 
@@ -58,7 +60,22 @@ pub fn run(options: &Options) -> Result<()> {
     if found.is_empty() {
         bail!("no runs found; engram train makes them, and engram runs FOLDER looks elsewhere");
     }
-    let runs = found.iter().map(|folder| Run::read(folder)).collect::<Result<Vec<_>>>()?;
+    let (mut runs, mut damaged) = (Vec::new(), 0);
+    for folder in &found {
+        match Run::read(folder) {
+            Ok(run) => runs.push(run),
+            Err(error) => {
+                // One that can't be read is no reason not to list the others.
+                let line = format!("{error:#}");
+                let words = line.split_whitespace().collect::<Vec<_>>();
+                eprintln!("damaged: {}", words.join(" "));
+                damaged += 1;
+            }
+        }
+    }
+    if runs.is_empty() {
+        bail!("none of {damaged} runs can be read");
+    }
     let mut out = std::io::stdout().lock();
     if options.json {
         let all: Vec<Value> = runs.iter().map(as_json).collect();

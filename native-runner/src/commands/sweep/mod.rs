@@ -17,16 +17,26 @@ use self::grid::{Combination, Grid};
 use self::results::{Results, Row};
 use super::train::{self, CHECKPOINT};
 use crate::cli::{Cli, Command, Global};
-use crate::interrupt::Interrupted;
-use crate::runs::Run;
+use crate::interrupt::{self, Interrupted};
 use crate::runs::record::{Record, Status};
+use crate::runs::{RECORD, Run};
 use crate::table::table;
 use crate::terminal::Terminal;
 use crate::{config, session};
 
 /// Settings in which a run may differ from the one that is in its folder already: the same run
 /// elsewhere, or for longer.
-const FREE: [&str; 5] = ["engine", "adapter_path", "iters", "epochs", "tensorboard"];
+const FREE: [&str; 9] = [
+    "engine",
+    "adapter_path",
+    "iters",
+    "epochs",
+    "tensorboard",
+    "train",
+    "test",
+    "test_batches",
+    "test_data",
+];
 
 /// Options of `engram sweep`.
 #[derive(Debug, Args)]
@@ -66,7 +76,7 @@ Examples:
   engram sweep sweep.yaml --out sweeps/first --shard 2/8
   engram runs sweeps/first
 
-Given again, it leaves out the runs that are done and goes on with one that was interrupted.";
+Ctrl-C writes the table of what is finished. Given again, it leaves out the runs that are done and goes on with one that was interrupted.";
 
 /// A run of the sweep.
 struct Planned {
@@ -105,11 +115,17 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         return list(&runs);
     }
     let terminal = Terminal::new(global);
-    let mut failures = Vec::new();
+    let (mut failures, mut interrupted) = (Vec::new(), None);
     let mut loaded = None;
+    // Ctrl-C ends a run, or what comes before one; then the table is written.
+    let deferred = interrupt::defer();
     let count = runs.len();
     for (number, Planned { combination, global, options, state }) in (1..).zip(&mut runs) {
         let name = &combination.name;
+        if interrupt::requested() {
+            interrupted = Some(Interrupted.into());
+            break;
+        }
         terminal.note(format_args!("run {number} of {count}, {name}: {}", state.describe()));
         if *state == State::Done {
             continue;
@@ -120,7 +136,11 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
         }
         match train_one(global, options, &mut loaded) {
             Ok(()) => {}
-            Err(error) if is_interruption(&error) => return Err(error),
+            Err(error) if is_interruption(&error) => {
+                // What is finished is a result already.
+                interrupted = Some(error);
+                break;
+            }
             Err(error) => {
                 // A learning rate that is too high is a result too: the others are still of use.
                 terminal.note(format_args!("{name}: {error:#}"));
@@ -128,16 +148,20 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
             }
         }
     }
+    drop(deferred);
     let mut rows = Vec::new();
     for Planned { combination, options, .. } in &runs {
         // One that failed before it began has no folder.
-        if options.adapter_path.is_dir() {
+        if options.adapter_path.join(RECORD).is_file() {
             rows.push(Row::of(combination, &Run::read(&options.adapter_path)?));
         }
     }
     let results = Results { sweep: keys, total, runs: rows };
     results.write(&out, &Results::file(options.shard))?;
     write!(std::io::stdout(), "{}", results.table())?;
+    if let Some(error) = interrupted {
+        return Err(error);
+    }
     if let Some(first) = failures.first() {
         bail!("{} of {count} runs failed; the first, {first}", failures.len());
     }
@@ -158,6 +182,11 @@ fn plan(sweep: &Options, out: &Path, grid: &Grid, combination: Combination) -> R
     ensure!(
         options.metrics.is_none(),
         "{}: every run has metrics of its own, in its folder; leave metrics out",
+        combination.name
+    );
+    ensure!(
+        options.test.train != Some(false),
+        "{}: a sweep trains; leave out train: false",
         combination.name
     );
     let state = State::of(&folder, &global, &options)?;
@@ -189,8 +218,14 @@ impl State {
                 );
             }
         }
-        let is_done = record.sessions.last().is_some_and(|last| last.status == Status::Done);
-        Ok(match is_done && now.get("iters") == there.get("iters") {
+        let is_over = record.sessions.last().is_some_and(|last| last.status == Status::Done);
+        let is_as_long = match options.settings.epochs {
+            // How many iterations those are is known when the data is.
+            Some(epochs) => record.epochs == Some(epochs),
+            None => now.get("iters") == there.get("iters"),
+        };
+        let is_tested = record.test.is_some() || !options.test.test;
+        Ok(match is_over && is_as_long && is_tested {
             true => State::Done,
             false if folder.join(CHECKPOINT).is_file() => State::Begun,
             false => State::New,

@@ -38,6 +38,11 @@ pub fn begin(
         }
     };
     record.trainable_parameters = parameters;
+    if options.settings.epochs.is_some() || options.settings.iters.is_some() {
+        record.epochs = options.settings.epochs;
+    }
+    // Of what the adapter was until now.
+    record.test = None;
     record.sessions.push(Session::begin(engine, iteration));
     Ok(record)
 }

@@ -15,13 +15,14 @@ use crate::terminal::Terminal;
 use crate::terminal::steps::Steps;
 
 /// TensorBoard's tags of what the metrics name.
-const TAGS: [(&str, &str); 8] = [
+const TAGS: [(&str, &str); 9] = [
     ("train_loss", "train/loss"),
     ("learning_rate", "train/learning_rate"),
     ("gradient_norm", "train/gradient_norm"),
     ("tokens_per_second", "train/tokens_per_second"),
     ("val_loss", "val/loss"),
     ("eval_accuracy", "eval/accuracy"),
+    ("test_loss", "test/loss"),
     ("rewards/accuracies", "train/rewards/accuracies"),
     ("rewards/margins", "train/rewards/margins"),
 ];
@@ -84,6 +85,6 @@ impl Follow {
 }
 
 /// Where the metrics go.
-fn metrics_of(options: &Options) -> PathBuf {
+pub fn metrics_of(options: &Options) -> PathBuf {
     options.metrics.clone().unwrap_or_else(|| options.adapter_path.join(METRICS))
 }

@@ -39,6 +39,13 @@ impl Metrics {
         Ok(Self { file, path: path.to_owned() })
     }
 
+    /// Opens a file to add to all that is in it.
+    pub fn append(path: &Path) -> Result<Self> {
+        let shown = || path.display().to_string();
+        let file = OpenOptions::new().create(true).append(true).open(path).with_context(shown)?;
+        Ok(Self { file, path: path.to_owned() })
+    }
+
     /// Appends a line.
     pub fn write(&mut self, entry: &Value) -> Result<()> {
         // In one piece, so that a kill does not come in between.

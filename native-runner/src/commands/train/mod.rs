@@ -5,9 +5,11 @@ mod follow;
 mod metrics;
 mod settings;
 mod start;
+mod test;
 mod watch;
 
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -23,12 +25,13 @@ use self::follow::Follow;
 pub use self::settings::Settings;
 pub use self::start::CHECKPOINT;
 use self::start::Start;
+pub use self::test::TestOptions;
 pub use self::watch::WatchOptions;
 use self::watch::{Patience, Questions};
 use crate::adapter;
 use crate::cli::Global;
 use crate::config;
-use crate::dataset::DataOptions;
+use crate::dataset::{DataOptions, Set};
 use crate::interrupt;
 use crate::memory;
 use crate::runs::{self, Run as Finished};
@@ -82,6 +85,9 @@ pub struct Options {
     pub watch: WatchOptions,
 
     #[command(flatten)]
+    pub test: TestOptions,
+
+    #[command(flatten)]
     pub settings: Settings,
 }
 
@@ -106,6 +112,8 @@ Examples:
   engram train --data chats.csv --val-split 0.1 --epochs 3 --assistant-only-loss
   engram train --data data --early-stopping-patience 3 --eval-data data --eval-every 50
   engram train --data 'shards/*.parquet' --valid-data valid.jsonl
+  engram train --data data --test --test-batches -1
+  engram train --data data --adapter-path runs/first --train false --test
   engram train --data hf:openai/gsm8k:main --prompt-feature question --completion-feature answer
 
 A record is a chat (messages, or ShareGPT's conversations), prompt and completion, Alpaca's
@@ -113,6 +121,7 @@ instruction, input and output, or a text.
 Ctrl-C saves a checkpoint; --resume goes on from it with the same numbers.";
 
 pub fn run(global: &Global, options: &Options) -> Result<()> {
+    options.test.check()?;
     if options.print_config {
         let config = options.settings.config()?;
         config.check()?;
@@ -126,6 +135,10 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
 /// Trains on an engine that is loaded already; what the run came to stands in its metrics.
 pub fn train(global: &Global, engine: &Engine, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
+    options.test.check()?;
+    if options.test.train == Some(false) {
+        return test::measure(engine, options, terminal);
+    }
     memory::reset_peak(engine);
     let start = Start::new(engine, options, terminal)?;
     match engine.model() {
@@ -184,6 +197,7 @@ fn run_on<L: Learner>(
         interval_tokens: 0,
         interval_iterations: 0,
         saved: Instant::now(),
+        test_loss: None,
     };
     let dispatches = trainer.learner().dispatches_per_step();
     terminal.note(format_args!(
@@ -193,7 +207,13 @@ fn run_on<L: Learner>(
         config.iters,
         dispatches.map_or(String::new(), |count| format!(", {count} dispatches a step"))
     ));
-    let result = pollster::block_on(run.finish(&mut trainer));
+    let mut result = pollster::block_on(run.finish(&mut trainer));
+    if let Some(loss) = run.test_loss {
+        match test::record(loss, options, Set::Train, terminal) {
+            Ok(test) => record.test = Some(test),
+            Err(error) => result = result.and(Err(error)),
+        }
+    }
     record.end(began, trainer.iteration(), &result);
     // What went wrong first is what is said.
     let recorded = record.write(folder).and_then(|()| runs::html::write(&Finished::read(folder)?));
@@ -220,6 +240,7 @@ struct Run<'a> {
     interval_tokens: usize,
     interval_iterations: usize,
     saved: Instant,
+    test_loss: Option<f32>,
 }
 
 impl Run<'_> {
@@ -290,7 +311,26 @@ impl Run<'_> {
         }
         self.follow.end();
         self.save_checkpoint(trainer).await?;
-        self.save_adapter(trainer, &self.options.adapter_path).await
+        self.save_adapter(trainer, &self.options.adapter_path).await?;
+        self.test(trainer).await
+    }
+
+    /// The loss on the test set, if it is asked for.
+    async fn test<L: Learner>(&mut self, trainer: &mut Trainer<L>) -> Result<()> {
+        let (began, terminal) = (Instant::now(), self.terminal);
+        let mut meter = None;
+        let mut on_batch = |done: usize, total: usize| {
+            meter.get_or_insert_with(|| terminal.steps(total)).set(done, "testing");
+            if interrupt::requested() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let loss = match trainer.test(self.options.test.limit(), &mut on_batch).await {
+            Err(engram::Error::Cancelled) => return Err(interrupt::Interrupted.into()),
+            other => other?,
+        };
+        drop(meter);
+        self.test_loss = loss;
+        let Some(loss) = loss else { return Ok(()) };
+        self.follow.note(test::line(loss), &test::entry(loss, trainer.iteration(), began))
     }
 
     /// Asks the questions, if they are due.

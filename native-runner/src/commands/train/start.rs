@@ -20,7 +20,7 @@ use engram::train::{
 
 use super::{Format, Options};
 use crate::adapter;
-use crate::dataset::{self, Data};
+use crate::dataset::{self, Data, Set};
 use crate::terminal::Terminal;
 
 /// The file a run goes on from.
@@ -82,7 +82,11 @@ impl Start {
             ensure!(iters >= done, "--iters is {iters}, the run has done {done} already");
             checkpoint.config.iters = iters;
         }
-        let data = TrainData::new(train, valid, engine.config())?;
+        let mut data = TrainData::new(train, valid, engine.config())?;
+        if options.test.test {
+            let test = test(engine, options, &config, Set::Train, terminal)?;
+            data = data.testing(test, engine.config())?;
+        }
         Ok(Self { config, data, initial, checkpoint })
     }
 
@@ -185,24 +189,46 @@ fn data(
 ) -> Result<(BatchSet, Option<BatchSet>)> {
     let Data { train, valid } =
         options.data.read(config.val_batches != 0, config.seed, terminal)?;
-    let set = |files: &[RecordFile], name: &str| -> Result<BatchSet> {
-        let examples = dataset::tokenize(files, engine, config.loss_on(), terminal)?;
-        let set = BatchSet::new(examples, config.batch_config()).with_context(|| match files {
-            [one] => one.name.clone(),
-            _ => format!("the {name} set"),
-        })?;
-        for (count, what) in [(set.truncated(), "cut to"), (set.left_out(), "left out, no loss in")]
-        {
-            if count > 0 {
-                terminal.note(format_args!(
-                    "{name}: {count} examples {what} {} tokens",
-                    config.max_seq_length
-                ));
-            }
-        }
-        Ok(set)
-    };
-    let train = set(&train, "train")?;
-    let valid = if valid.is_empty() { None } else { Some(set(&valid, "valid")?) };
+    let set = |files: &[RecordFile], of: Set| batches(engine, files, of, config, terminal);
+    let train = set(&train, Set::Train)?;
+    let valid = if valid.is_empty() { None } else { Some(set(&valid, Set::Valid)?) };
     Ok((train, valid))
+}
+
+/// The test set. Where `--data` names files of no set, they are `wanted`.
+pub fn test(
+    engine: &Engine,
+    options: &Options,
+    config: &TrainConfig,
+    wanted: Set,
+    terminal: Terminal,
+) -> Result<BatchSet> {
+    let places = options.data.test_set(&options.test.test_data, wanted, terminal)?;
+    let files = dataset::read(&places, &options.data.features.features(), terminal)?;
+    batches(engine, &files, Set::Test, config, terminal)
+}
+
+/// The batches of some files, with a word on what of them is not used.
+fn batches(
+    engine: &Engine,
+    files: &[RecordFile],
+    of: Set,
+    config: &TrainConfig,
+    terminal: Terminal,
+) -> Result<BatchSet> {
+    let name = of.name();
+    let examples = dataset::tokenize(files, engine, config.loss_on(), terminal)?;
+    let set = BatchSet::new(examples, config.batch_config()).with_context(|| match files {
+        [one] => one.name.clone(),
+        _ => format!("the {name} set"),
+    })?;
+    for (count, what) in [(set.truncated(), "cut to"), (set.left_out(), "left out, no loss in")] {
+        if count > 0 {
+            terminal.note(format_args!(
+                "{name}: {count} examples {what} {} tokens",
+                config.max_seq_length
+            ));
+        }
+    }
+    Ok(set)
 }
