@@ -474,13 +474,13 @@ fn generated(prompt: usize, answer: &Generated) -> Result<JsValue> {
     Ok(object)
 }
 
-/// The adapter of a model of `config` in two files, or in one GGUF.
-async fn read_adapter(files: &[NamedFile], config: &ModelConfig) -> Result<AdapterTensors> {
+/// The adapter of `model` in two files, or in one GGUF.
+async fn read_adapter(files: &[NamedFile], model: &ModelConfig) -> Result<AdapterTensors> {
     if let [file] = files
         && file.bytes.starts_with(b"GGUF")
     {
         let source = Bytes::new(file.name.clone(), file.bytes.clone());
-        return adapter::read_gguf(&source, Some(config)).await;
+        return adapter::read_gguf(&source, Some(model)).await;
     }
     let find = |name: &str| {
         files.iter().find(|file| file.name == name).ok_or_else(|| {
@@ -493,8 +493,7 @@ async fn read_adapter(files: &[NamedFile], config: &ModelConfig) -> Result<Adapt
     let config = find(CONFIG_FILE)?;
     let weights = find(Layout::detect(CONFIG_FILE, &config.bytes)?.weights_file())?;
     let source = Bytes::new(weights.name.clone(), weights.bytes.clone());
-    let any =
-        adapter::read(CONFIG_FILE, &config.bytes, Box::new(source), &[], Some(config)).await?;
+    let any = adapter::read(CONFIG_FILE, &config.bytes, Box::new(source), &[], Some(model)).await?;
     Ok(any.lora(CONFIG_FILE)?.clone())
 }
 
