@@ -20,6 +20,12 @@ struct Rows {
     products: vec4<f32>, // with x, before their scales
 }
 
+// Before the first quarter. Chromium leaves a `var` without a value as the last round of a loop left it.
+fn rows_at(blocks: vec4<u32>) -> Rows {
+    let none = vec4<u32>();
+    return Rows(blocks, none, none, none, none, vec4<f32>());
+}
+
 // Adds the products of a quarter, which are taken in order.
 fn add(rows: Rows, quarter: u32, v: Eight) -> Rows {
     var sum = rows;
@@ -152,10 +158,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var low_sum = vec4<f32>();
     var high_sum = vec4<f32>();
     for (var block = 0u; block < blocks; block += 1u) {
-        var low_rows: Rows;
-        var high_rows: Rows;
-        low_rows.blocks = low * blocks + block;
-        high_rows.blocks = high * blocks + block;
+        var low_rows = rows_at(low * blocks + block);
+        var high_rows = rows_at(high * blocks + block);
         let own = own_x(block, thread);
         let x0 = eight_x(own, block, 0u);
         low_rows = add(low_rows, 0u, x0);
