@@ -1,6 +1,19 @@
 // What `matvec_rows.wgsl` takes from x, broadcast among eight lanes.
 var<private> squares = 0.0; // of what this lane loaded
 
+// Loads a word of each cache line of some rows, all of which lie side by side: a CPU fetches them ahead
+// then, as it does not where 64 rows are read column by column. What it returns must be used.
+fn touch(first: u32, rows: u32, lane: u32) -> u32 {
+    let blocks = (params.in_features + BLOCK - 1u) / BLOCK;
+    let loads = blocks * (8u >> FORMAT); // of 16 bytes, a row
+    let end = (first + rows) * loads;
+    var all = 0u;
+    for (var i = first * loads + lane * 4u; i < end; i += THREADS * 4u) {
+        all |= values[i].x;
+    }
+    return all;
+}
+
 // Four columns of a block of x for each lane, times the norm's weight; 0 past the end.
 fn own_x(block: u32, lane: u32) -> vec4<f32> {
     let four = block * 8u + lane;

@@ -1,6 +1,6 @@
 // `matvec.wgsl` for the adapters of `matmul_rows.wgsl`: a thread does eight rows of W, or with GATED four
-// pairs of rows. `own_x`, `eight_x`, `eight_h` and `all_squares` are those of `matvec_broadcast.wgsl` or of
-// `matvec_loads.wgsl`.
+// pairs of rows. `touch`, `own_x`, `eight_x`, `eight_h` and `all_squares` are those of
+// `matvec_broadcast.wgsl` or of `matvec_loads.wgsl`.
 //
 // A loop over the quarters of a block would be shorter, but llvmpipe masks whatever a loop carries, and
 // could not keep the words of a block from one quarter to the next.
@@ -117,19 +117,6 @@ fn columns(group: u32, lane: u32) {
     if column < down.y {
         y[down.z + column] = sum;
     }
-}
-
-// Loads a word of each cache line of some rows, all of which lie side by side: a CPU fetches them ahead
-// then, as it does not where 64 rows are read column by column. What it returns must be used.
-fn touch(first: u32, rows: u32, lane: u32) -> u32 {
-    let blocks = (params.in_features + BLOCK - 1u) / BLOCK;
-    let loads = blocks * (8u >> FORMAT); // of 16 bytes, a row
-    let end = (first + rows) * loads;
-    var all = 0u;
-    for (var i = first * loads + lane * 4u; i < end; i += THREADS * 4u) {
-        all |= values[i].x;
-    }
-    return all;
 }
 
 @compute @workgroup_size(THREADS)
