@@ -234,7 +234,8 @@ Examples:
   engram eval --data FOLDER --adapter-path adapters
   engram chat --model hf:HuggingFaceTB/SmolLM2-360M-Instruct --adapter-path adapters
   engram fuse --adapter-path adapters --out mine.gguf
-  engram train --data FOLDER --engine burn      on the CPU; --adapter-type dora|bottleneck too
+  engram train --data FOLDER --adapter-type dora
+  engram train --data FOLDER --engine burn      on the CPU; --adapter-type bottleneck too
 
 Exit codes: 0 done, 2 an error (one line on stderr says which), 130 interrupted by Ctrl-C.
 Environment: ENGRAM_CACHE is where the built-in model is kept; HF_HOME, HF_TOKEN and HF_ENDPOINT

@@ -200,10 +200,11 @@ fn what_can_not_be_is_one_clear_line() {
     settings(&[&bottleneck[..], &["--scale", "2"]].concat(), "--scale is LoRA's");
     settings(&["--num-layers", "1", "--rank", "0"], "rank is 0");
     settings(&["--num-layers", "99"], "num-layers is 99, the model has 3");
-    let dora = ["--engine", "wgpu", "train", "--adapter-type", "dora", "--num-layers", "1"];
+    let kind = ["--engine", "wgpu", "train", "--adapter-type", "bottleneck", "--num-layers", "1"];
     let (data, folder) = (golden("tiny_mlx"), path.to_str().unwrap());
-    let dora = [&dora[..], &["--data", data.to_str().unwrap(), "--adapter-path", folder]].concat();
-    refused(&dora, "use --engine burn");
+    let on_wgpu =
+        [&kind[..], &["--data", data.to_str().unwrap(), "--adapter-path", folder]].concat();
+    refused(&on_wgpu, "needs --engine burn");
 }
 
 #[test]

@@ -14,6 +14,7 @@ pub mod attention_backward;
 pub mod attention_step;
 pub mod check;
 pub mod cross_entropy;
+pub mod dora;
 pub mod dropout;
 pub mod embedding;
 pub mod embedding_gradient;

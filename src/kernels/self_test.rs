@@ -13,7 +13,7 @@ use super::muon::Muon;
 use super::sgd::Sgd;
 use super::weight::Format;
 use super::{
-    adafactor, adam, add, append, attention, attention_step, check, dropout, embedding,
+    adafactor, adam, add, append, attention, attention_step, check, dora, dropout, embedding,
     embedding_gradient, fuse, gate, last_row, lora, lora_embedding, matmul, matmul_transposed,
     matvec, muon, rms_norm, rope, sample, sgd, silu_mul, vector_gradient, weight_gradient,
 };
@@ -183,6 +183,13 @@ pub fn thorough() -> Vec<Check> {
         Check::new("fuse", async |c| {
             let shapes = [((1, 1), 1), ((9, 45), 3), ((65, 100), 8)];
             each(shapes, async |(shape, rank)| fuse::parity(c, shape, rank).await).await
+        }),
+        Check::new("dora", async |c| {
+            let shapes = [(1, (1, 1), 1), (3, (9, 45), 3), (10, (70, 100), 8)];
+            each(shapes, async |(tokens, shape, rank)| {
+                dora::parity(c, Format::Q4, tokens, shape, rank).await
+            })
+            .await
         }),
         Check::new("dropout", async move |c| {
             each(rows, async |(tokens, cols)| dropout::parity(c, tokens, cols, 0.3).await).await

@@ -1,9 +1,11 @@
-//! The gradients of what a layer has one number a feature of: biases and the weights of norms.
+//! The gradients of what a layer has one number a feature of: biases, the weights of norms and the
+//! lengths of DoRA.
 
+use super::lora::Param;
 use super::{ONE, Rows, Tensor, check};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
+use crate::gpu::{Binding, Buffer, Context, Extent, Kernel, Recorder};
 
 const SCALE: Kernel = Kernel {
     name: "rms_scale",
@@ -21,15 +23,33 @@ const COLUMNS: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
+struct ScaleParams {
     rows: Rows,
     cols: u32,
     eps: f32,
 }
 
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: Rows,
+    cols: u32,
+    offset: u32,
+}
+
+/// What `KIND` of `vector_gradient.wgsl` stands for.
+#[derive(Clone, Copy)]
+enum Kind {
+    Bias,
+    Norm,
+    Length,
+}
+
 /// Records `gradient[c] += Σ_t dy[t, c]`: `dy` (T, cols), `gradient` (cols) f32.
 pub fn bias_gradient(r: &mut Recorder, dy: &Tensor, gradient: &Buffer) -> Result<()> {
-    record(r, dy, None, gradient)
+    let gradient = Param { buffer: gradient, offset: 0 };
+    // What is bound in the places of the others is not read.
+    record(r, Kind::Bias, dy, (dy, dy.binding()), gradient)
 }
 
 /// Records `gradient[c] += Σ_t dy[t, c] · x[t, c] / sqrt(mean(x[t, :]²) + eps)`, the backward of
@@ -44,23 +64,36 @@ pub fn norm_gradient(
     scales: &Tensor,
     gradient: &Buffer,
 ) -> Result<()> {
-    let params = Params { rows: x.rows(), cols: x.cols() as u32, eps };
+    let params = ScaleParams { rows: x.rows(), cols: x.cols() as u32, eps };
     let bindings = [x.binding(), scales.binding()];
     r.dispatch(&SCALE, &[], &params, &bindings, [x.per_token(1), ONE, ONE])?;
-    record(r, dy, Some((x, scales)), gradient)
+    let gradient = Param { buffer: gradient, offset: 0 };
+    record(r, Kind::Norm, dy, (x, scales.binding()), gradient)
+}
+
+/// Records `gradient[c] += Σ_t dy[t, c] · x[t, c] / lengths[c]`: `x`, `dy` (T, cols), `lengths` and
+/// `gradient` (cols) f32. What is shorter than 1e-30 counts as that long.
+pub fn product_gradient(
+    r: &mut Recorder,
+    dy: &Tensor,
+    x: &Tensor,
+    lengths: &Buffer,
+    gradient: Param<'_>,
+) -> Result<()> {
+    record(r, Kind::Length, dy, (x, lengths.into()), gradient)
 }
 
 fn record(
     r: &mut Recorder,
+    kind: Kind,
     dy: &Tensor,
-    normed: Option<(&Tensor, &Tensor)>,
-    gradient: &Buffer,
+    (x, scales): (&Tensor, Binding<'_>),
+    gradient: Param<'_>,
 ) -> Result<()> {
-    let params = Params { rows: dy.rows(), cols: dy.cols() as u32, eps: 0.0 };
-    // A bias has neither; what is bound in their places is not read.
-    let (x, scales) = normed.unwrap_or((dy, dy));
-    let bindings = [dy.binding(), x.binding(), scales.binding(), gradient.into()];
-    let constants = [("NORMED", f64::from(u8::from(normed.is_some())))];
+    let (rows, cols) = (dy.rows(), dy.cols() as u32);
+    let params = Params { rows, cols, offset: gradient.offset };
+    let bindings = [dy.binding(), x.binding(), scales, gradient.buffer.into()];
+    let constants = [("KIND", f64::from(kind as u8))];
     let grid = [Extent::cover(dy.cols(), COLUMNS), ONE, ONE];
     r.dispatch(&GRADIENT, &constants, &params, &bindings, grid)
 }

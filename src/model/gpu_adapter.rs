@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::{Adapter, AdapterTensors, GpuLlama, GpuWeights, ModelConfig, Module, Target};
 use crate::gpu::{Buffer, Context, Recorder, Step};
+use crate::kernels::dora::dora_lengths;
 use crate::kernels::fuse::{Update, fuse};
 use crate::kernels::lora::Param;
 use crate::kernels::optimizer::Place;
@@ -16,7 +17,8 @@ use crate::{Error, Result};
 pub struct GpuAdapter {
     /// Where in [`Self::parameters`] each update lies.
     pub adapter: Rc<Adapter<Lora<Parameter>>>,
-    /// (count) f32: `a` then `b` of every update, in the order of [`Adapter::iter`].
+    /// (count) f32: `a`, `b` and DoRA's magnitude of every update, in the order of
+    /// [`Adapter::modules`].
     pub parameters: Buffer,
     /// Number of parameters.
     pub count: usize,
@@ -65,18 +67,72 @@ impl GpuAdapter {
         Ok(Self { weights: Some(weights), ..adapter })
     }
 
-    /// Copies an adapter of LoRA updates alone to the device of `context`; see [`Self::load`].
+    /// As [`Self::load`], with every update as parameters to train, DoRA's too. Where `is_dora`, those
+    /// without a magnitude get that of the weights as they are updated.
     ///
     /// # Errors
-    /// As [`Self::load`]; weights or DoRA's updates among `tensors`, which need the model.
+    /// As [`Self::load`].
+    pub fn trainable(
+        context: &Context,
+        llama: &GpuLlama,
+        tensors: &AdapterTensors,
+        is_dora: bool,
+    ) -> Result<Self> {
+        let weights = match tensors.weights().is_empty() {
+            true => None,
+            false => {
+                Some(GpuWeights::replaced(context, llama, tensors.weights(), &BTreeSet::new())?)
+            }
+        };
+        let llama = weights.as_ref().map_or(llama, |weights| &weights.llama);
+        let mut fresh = Vec::new();
+        let mut complete = |(module, lora): (Module, &Lora<Vec<f32>>)| {
+            let mut lora = lora.clone();
+            if let (true, None, Module::Linear(layer, target)) = (is_dora, &lora.magnitude, module)
+            {
+                let weight = &llama.linear(layer, target).weight;
+                lora.magnitude = Some(vec![0.0; weight.rows()]);
+                fresh.push((module, weight));
+            }
+            (module, lora)
+        };
+        let updates: Vec<_> = tensors.modules().map(&mut complete).collect();
+        let adapter = Self::upload(context, &Adapter::of_modules(updates))?;
+        let step = context.uniform("step", size_of::<Step>() as u64)?;
+        let (mut recorder, mut copies) = (Recorder::new(context, &step), Vec::new());
+        for (module, weight) in fresh {
+            let Some(update) = adapter.adapter.of(module) else { continue };
+            let Some(magnitude) = &update.magnitude else { continue };
+            let lengths = context.storage("lengths", (weight.rows() * 4) as u64)?;
+            dora_lengths(&mut recorder, weight, &update.whole()?, &lengths)?;
+            copies.push((lengths, magnitude));
+        }
+        // A dispatch can't write into a buffer that it reads.
+        let mut encoder = context.device().create_command_encoder(&Default::default());
+        let recording = recorder.finish();
+        recording.encode(&mut encoder, 1, 1)?;
+        for (lengths, to) in &copies {
+            let at = (to.offset * 4) as u64;
+            encoder.copy_buffer_to_buffer(lengths, 0, &to.buffer, at, Some(lengths.size()));
+        }
+        context.submit(encoder);
+        Ok(Self { weights, ..adapter })
+    }
+
+    /// Copies an adapter of updates alone to the device of `context`; see [`Self::load`]. DoRA's updates
+    /// stay what they are.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; weights among `tensors`, which need the model.
     pub fn upload(context: &Context, tensors: &AdapterTensors) -> Result<Self> {
-        let is_dora = tensors.modules().any(|(_, lora)| lora.magnitude.is_some());
-        if is_dora || !tensors.weights().is_empty() {
+        if !tensors.weights().is_empty() {
             return Err(Error::invalid(
                 "the adapter changes weights of the model; load it with its model",
             ));
         }
-        let count: usize = tensors.modules().map(|(_, lora)| lora.a.len() + lora.b.len()).sum();
+        let magnitude = |lora: &Lora<Vec<f32>>| lora.magnitude.as_ref().map_or(0, Vec::len);
+        let size = |lora: &Lora<Vec<f32>>| lora.a.len() + lora.b.len() + magnitude(lora);
+        let count: usize = tensors.modules().map(|(_, lora)| size(lora)).sum();
         // Kernels count them in u32.
         if u32::try_from(count).is_err() {
             return Err(Error::Gpu(format!("an adapter of {count} parameters is too large")));
@@ -93,7 +149,8 @@ impl GpuAdapter {
             .modules()
             .map(|(module, lora)| {
                 let (a, b) = (place(&lora.a), place(&lora.b));
-                (module, Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None })
+                let magnitude = lora.magnitude.as_deref().map(&mut place);
+                (module, Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude })
             })
             .collect();
         let adapter = Rc::new(Adapter::of_modules(updates));
@@ -103,20 +160,22 @@ impl GpuAdapter {
     /// What its parameters are, for update rules that treat matrices as such; the adapter is one of a
     /// model of `config`.
     pub fn places(&self, config: &ModelConfig) -> Vec<Place> {
-        let both = |(module, lora): (Module, &Lora<Parameter>)| {
+        let arrays = |(module, lora): (Module, &Lora<Parameter>)| {
             let (ins, outs) = module.shape(config);
             let a = Place::matrix(lora.a.offset, ins, lora.rank, lora.rank);
-            [a, Place::matrix(lora.b.offset, lora.rank, outs, outs)]
+            let b = Place::matrix(lora.b.offset, lora.rank, outs, outs);
+            let magnitude = lora.magnitude.as_ref();
+            [Some(a), Some(b), magnitude.map(|m| Place::vector(m.offset, outs))]
         };
-        self.adapter.modules().flat_map(both).collect()
+        self.adapter.modules().flat_map(arrays).flatten().collect()
     }
 
     /// Copies the parameters back.
     pub async fn download(&self, context: &Context) -> Result<AdapterTensors> {
         let values: Vec<f32> = context.read(&self.parameters, 0, self.count).await?;
         // Each array ends where the next begins.
-        let starts = self.adapter.modules().flat_map(|(_, lora)| [lora.a.offset, lora.b.offset]);
-        let mut ends = starts.skip(1).chain([self.count]);
+        let arrays = self.adapter.modules().flat_map(|(_, lora)| lora.arrays());
+        let mut ends = arrays.map(|(_, array)| array.offset).skip(1).chain([self.count]);
         let mut array = |start: usize| {
             let end = ends.next().unwrap_or(self.count);
             values.get(start..end).map(<[f32]>::to_vec).ok_or_else(|| {
@@ -126,7 +185,8 @@ impl GpuAdapter {
         let mut updates = Vec::new();
         for (module, lora) in self.adapter.modules() {
             let (a, b) = (array(lora.a.offset)?, array(lora.b.offset)?);
-            let lora = Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude: None };
+            let magnitude = lora.magnitude.as_ref().map(|m| array(m.offset)).transpose()?;
+            let lora = Lora { a, b, rank: lora.rank, scale: lora.scale, magnitude };
             updates.push((module, lora));
         }
         let weights = match &self.weights {
@@ -151,18 +211,19 @@ mod tests {
             let (a, b) = (noise(seed, ins * rank), noise(seed + 1, rank * outs));
             Lora { a, b, rank, scale: seed as f32, magnitude: None }
         };
+        let dora = |lora| Lora { magnitude: Some(noise(20, 9)), ..lora };
         let tensors = Adapter::of_modules([
             (Module::Head, lora(7, 2, 3, 1)),
             ((3, Target::Down).into(), lora(1, 7, 5, 3)),
-            ((3, Target::Q).into(), lora(3, 5, 9, 1)),
+            ((3, Target::Q).into(), dora(lora(3, 5, 9, 1))),
             (Module::Embedding, lora(9, 3, 2, 2)),
             ((1, Target::Up).into(), lora(5, 4, 3, 2)),
         ]);
         let gpu = GpuAdapter::upload(&context, &tensors).unwrap();
-        assert_eq!(gpu.count, 3 * 2 + 2 * 2 + 7 * 3 + 3 * 5 + 5 + 9 + 4 * 2 + 2 * 3 + 2 + 3);
+        assert_eq!(gpu.count, 3 * 2 + 2 * 2 + 7 * 3 + 3 * 5 + 5 + 9 + 9 + 4 * 2 + 2 * 3 + 2 + 3);
         let offsets: Vec<_> =
             gpu.adapter.modules().map(|(_, l)| (l.a.offset, l.b.offset)).collect();
-        assert_eq!(offsets, [(0, 6), (10, 18), (24, 29), (38, 59), (74, 76)]);
+        assert_eq!(offsets, [(0, 6), (10, 18), (24, 29), (47, 68), (83, 85)]);
         assert_eq!(gpu.download(&context).await.unwrap(), tensors);
     }
 }

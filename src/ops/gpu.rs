@@ -5,9 +5,11 @@ use std::rc::Rc;
 use super::{Adapted, Linear, Lora, Norm, Ops};
 use crate::gpu::{Buffer, Context, Recorder, Recording};
 use crate::kernels::attention::{AttentionShape, attention};
+use crate::kernels::dora::{dora_lengths, dora_scale};
+use crate::kernels::fuse::Update;
 use crate::kernels::kv::KvType;
 use crate::kernels::lora::{Param, lora_down, lora_up_add};
-use crate::kernels::lora_embedding::{Update, lora_embedding};
+use crate::kernels::lora_embedding::{self, lora_embedding};
 use crate::kernels::weight::Matrix;
 use crate::kernels::{Rows, Tensor, append, embedding, matmul, rms_norm, rope, silu_mul};
 use crate::{Error, Result};
@@ -29,6 +31,40 @@ impl Parameter {
 
 /// The update that the kernels compute.
 pub type GpuLora = Lora<Parameter>;
+
+impl GpuLora {
+    /// What the kernels that read the whole update take.
+    ///
+    /// # Errors
+    /// Arrays in different buffers.
+    pub fn whole(&self) -> Result<Update<'_>> {
+        let arrays = [Some(&self.b), self.magnitude.as_ref()];
+        if arrays.iter().flatten().any(|array| *array.buffer != *self.a.buffer) {
+            return Err(Error::invalid("the arrays of an update are in different buffers"));
+        }
+        let magnitude = self.magnitude.as_ref().map(|magnitude| magnitude.offset as u32);
+        let (rank, scale) = (self.rank, self.scale);
+        Ok(Update { a: self.a.param(), b: self.b.offset as u32, magnitude, rank, scale })
+    }
+}
+
+/// What was between an adapted layer's input and its output.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// `x A`, (T, rank).
+    pub down: Tensor,
+    /// DoRA's.
+    pub dora: Option<KeptDora>,
+}
+
+/// What a DoRA scales, and by what.
+#[derive(Debug, Clone)]
+pub struct KeptDora {
+    /// `x Wᵀ + scale · (x A) B`, (T, out).
+    pub product: Tensor,
+    /// The lengths of the updated weight's rows, (1, out).
+    pub lengths: Tensor,
+}
 
 /// Memory for activations, lent and taken back while a recording is made.
 ///
@@ -185,7 +221,7 @@ impl GpuOps {
         found.map(Some).ok_or_else(|| Error::invalid(format!("the cache has no block {layer}")))
     }
 
-    /// [`Ops::linear`] into a tensor of the caller's; returns `x A` if there is an update.
+    /// [`Ops::linear`] into a tensor of the caller's; returns what was between if there is an update.
     pub fn linear_into(
         &mut self,
         x: &Tensor,
@@ -193,15 +229,43 @@ impl GpuOps {
         lora: Option<&GpuLora>,
         residual: Option<&Tensor>,
         y: &Tensor,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Kept>> {
+        if let Some(lora) = lora {
+            return self.adapted_into(x, x, layer, lora, residual, y).map(Some);
+        }
         let r = &mut self.recorder;
         matmul::matmul(r, x, &layer.weight, layer.bias.as_ref(), residual, y)?;
-        let Some(lora) = lora else { return Ok(None) };
+        Ok(None)
+    }
+
+    /// The same with an update that gets `input` in the place of `x`.
+    pub(super) fn adapted_into(
+        &mut self,
+        x: &Tensor,
+        input: &Tensor,
+        layer: &Linear<Matrix, Buffer>,
+        lora: &GpuLora,
+        residual: Option<&Tensor>,
+        y: &Tensor,
+    ) -> Result<Kept> {
         let down = self.pool.tensor(x.capacity(), lora.rank)?;
+        let Some(magnitude) = &lora.magnitude else {
+            let r = &mut self.recorder;
+            matmul::matmul(r, x, &layer.weight, layer.bias.as_ref(), residual, y)?;
+            lora_down(r, input, lora.a.param(), lora.rank, &down)?;
+            lora_up_add(r, &down, lora.b.param(), lora.scale, y)?;
+            return Ok(Kept { down, dora: None });
+        };
+        let product = self.pool.tensor(x.capacity(), y.cols())?;
+        let lengths = self.pool.tensor(1, y.cols())?;
         let r = &mut self.recorder;
-        lora_down(r, x, lora.a.param(), lora.rank, &down)?;
-        lora_up_add(r, &down, lora.b.param(), lora.scale, y)?;
-        Ok(Some(down))
+        matmul::matmul(r, x, &layer.weight, None, None, &product)?;
+        lora_down(r, input, lora.a.param(), lora.rank, &down)?;
+        lora_up_add(r, &down, lora.b.param(), lora.scale, &product)?;
+        dora_lengths(r, &layer.weight, &lora.whole()?, lengths.buffer())?;
+        let to = (magnitude.param(), lengths.buffer());
+        dora_scale(r, &product, to, layer.bias.as_ref(), residual, y)?;
+        Ok(Kept { down, dora: Some(KeptDora { product, lengths }) })
     }
 }
 
@@ -217,7 +281,7 @@ impl Ops for GpuOps {
         embedding::embedding(r, table, tokens, &y)?;
         if let Some(lora) = lora {
             let (a, b, vocab) = (lora.a.param(), lora.b.param(), table.rows());
-            let update = Update { a, b, vocab, rank: lora.rank, scale: lora.scale };
+            let update = lora_embedding::Update { a, b, vocab, rank: lora.rank, scale: lora.scale };
             lora_embedding(r, update, tokens, &y)?;
         }
         Ok(y)

@@ -9,7 +9,7 @@ mod gpu;
 mod reference;
 mod tape;
 
-pub use gpu::{GpuLora, GpuOps, KvCache, Parameter, Pool};
+pub use gpu::{GpuLora, GpuOps, Kept, KeptDora, KvCache, Parameter, Pool};
 pub use reference::{Reference, Rows};
 pub use tape::{Tape, Tracked, WeightGradients};
 
@@ -40,6 +40,14 @@ pub struct Lora<P> {
     pub scale: f32,
     /// DoRA's (out).
     pub magnitude: Option<P>,
+}
+
+impl<P> Lora<P> {
+    /// Its arrays, with the names that they have in a run's report.
+    pub fn arrays(&self) -> impl Iterator<Item = (&'static str, &P)> {
+        let magnitude = self.magnitude.as_ref().map(|m| ("lora_magnitude_vector", m));
+        [("lora_a", &self.a), ("lora_b", &self.b)].into_iter().chain(magnitude)
+    }
 }
 
 /// A linear layer and what training adds to it.

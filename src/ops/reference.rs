@@ -4,7 +4,7 @@
 use super::{Linear, Lora, Ops};
 use crate::Result;
 use crate::kernels::attention::{self, AttentionShape};
-use crate::kernels::{Token, embedding, lora_embedding, matmul, rms_norm, rope, silu_mul};
+use crate::kernels::{Token, dora, embedding, lora_embedding, matmul, rms_norm, rope, silu_mul};
 
 /// Row-major f32 values and their columns.
 #[derive(Debug, Clone, PartialEq)]
@@ -122,12 +122,9 @@ fn scale_rows(
     magnitude: &[f32],
 ) {
     let outs = magnitude.len();
-    for (o, row) in weight.values.chunks_exact(weight.cols).enumerate() {
-        let updated = row.iter().enumerate().map(|(i, &w)| {
-            let ab = |j| f64::from(lora.a[i * lora.rank + j]) * f64::from(lora.b[j * outs + o]);
-            f64::from(w) + f64::from(lora.scale) * (0..lora.rank).map(ab).sum::<f64>()
-        });
-        let length = updated.map(|w| w * w).sum::<f64>().sqrt();
+    let lengths =
+        dora::lengths_reference(&weight.values, (&lora.a, &lora.b, lora.rank), lora.scale);
+    for (o, length) in lengths.into_iter().enumerate() {
         let bias = bias.map_or(0.0, |bias| f64::from(bias[o]));
         for y in values.iter_mut().skip(o).step_by(outs) {
             *y = ((f64::from(*y) - bias) * f64::from(magnitude[o]) / length + bias) as f32;

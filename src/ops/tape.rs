@@ -7,24 +7,24 @@
 
 use std::collections::HashMap;
 
-use super::gpu::{GpuLora, GpuOps, Parameter};
+use super::gpu::{GpuLora, GpuOps, Kept, KeptDora, Parameter};
 use super::{Adapted, Linear, Norm, Ops};
 use crate::gpu::{Buffer, Recording};
 use crate::kernels::add::add;
 use crate::kernels::attention::{AttentionShape, attention};
 use crate::kernels::attention_backward::attention_backward;
+use crate::kernels::dora::dora_scale;
 use crate::kernels::dropout::{Dropout, dropout};
 use crate::kernels::embedding_gradient::embedding_gradient;
 use crate::kernels::kv::KvType;
 use crate::kernels::lora::{
-    Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_down, lora_up_add,
-    lora_up_backward,
+    Param, lora_backward_a, lora_backward_b, lora_backward_x, lora_up_backward,
 };
 use crate::kernels::matmul_transposed::matmul_transposed;
 use crate::kernels::rms_norm_backward::rms_norm_backward;
 use crate::kernels::rope::rope;
 use crate::kernels::silu_mul::silu_mul_backward;
-use crate::kernels::vector_gradient::{bias_gradient, norm_gradient};
+use crate::kernels::vector_gradient::{bias_gradient, norm_gradient, product_gradient};
 use crate::kernels::weight::Matrix;
 use crate::kernels::weight_gradient::weight_gradient;
 use crate::kernels::{Tensor, embedding, rms_norm, silu_mul};
@@ -93,7 +93,7 @@ enum Entry {
     Linear {
         x: Tracked,
         layer: Linear<Matrix, Buffer>,
-        lora: Option<(GpuLora, Tensor)>,
+        lora: Option<(GpuLora, Kept)>,
         y: usize,
     },
     Residual {
@@ -133,8 +133,7 @@ struct Normed {
 struct Product {
     layer: Linear<Matrix, Buffer>,
     lora: Option<GpuLora>,
-    /// `x A`.
-    down: Option<Tensor>,
+    kept: Option<Kept>,
     y: usize,
 }
 
@@ -143,8 +142,8 @@ struct Mlp {
     norm: (Buffer, f32),
     /// Gate, up and down.
     layers: [(Linear<Matrix, Buffer>, Option<GpuLora>); 3],
-    /// `x A` of the last layer.
-    down: Option<Tensor>,
+    /// Of the last layer.
+    kept: Option<Kept>,
 }
 
 /// Records forward operations, then their backward.
@@ -322,18 +321,18 @@ impl Tape {
                     return Ok(());
                 }
                 let normed = self.rms_norm(&x, &weight, eps)?;
-                for Product { layer, lora, down, y } in layers {
-                    self.note_linear(&normed, &layer, lora.as_ref(), down, None, y);
+                for Product { layer, lora, kept, y } in layers {
+                    self.note_linear(&normed, &layer, lora.as_ref(), kept, None, y);
                 }
                 Ok(())
             }
             Entry::Mlp(mlp, y) => {
-                let Mlp { x, norm: (weight, eps), layers, down } = *mlp;
+                let Mlp { x, norm: (weight, eps), layers, kept } = *mlp;
                 let norm = Norm { weight: &weight, eps };
                 let [gate, up, last] =
                     layers.each_ref().map(|(layer, lora)| Adapted { layer, update: lora.as_ref() });
                 let gated = super::gated(self, &x, &norm, [&gate, &up])?;
-                self.note_linear(&gated, last.layer, last.update, down, Some(&x), y);
+                self.note_linear(&gated, last.layer, last.update, kept, Some(&x), y);
                 Ok(())
             }
         }
@@ -352,17 +351,12 @@ impl Tape {
         lora: Option<&GpuLora>,
         residual: Option<&Tensor>,
         y: &Tensor,
-    ) -> Result<Option<Tensor>> {
+    ) -> Result<Option<Kept>> {
         let Some(lora) = lora.filter(|_| self.dropout > 0.0) else {
             return self.ops.linear_into(x, layer, lora, residual, y);
         };
-        self.ops.linear_into(x, layer, None, residual, y)?;
         let dropped = self.dropped(x, lora)?;
-        let down = self.ops.tensor(lora.rank)?;
-        let r = &mut self.ops.recorder;
-        lora_down(r, &dropped, lora.a.param(), lora.rank, &down)?;
-        lora_up_add(r, &down, lora.b.param(), lora.scale, y)?;
-        Ok(Some(down))
+        self.ops.adapted_into(x, &dropped, layer, lora, residual, y).map(Some)
     }
 
     /// What an update gets of the input of its layer, the same in a backward as before it.
@@ -388,25 +382,25 @@ impl Tape {
     ) -> Result<(Tracked, Product)> {
         let Adapted { layer, update } = adapted;
         let tensor = self.ops.tensor(layer.weight.rows())?;
-        let down = self.linear_into(normed, layer, *update, None, &tensor)?;
+        let kept = self.linear_into(normed, layer, *update, None, &tensor)?;
         let id = self.track(below || self.is_trained(adapted));
         let (layer, lora, y) = ((*layer).clone(), update.cloned(), self.ids);
-        Ok((Tracked { tensor, id }, Product { layer, lora, down, y }))
+        Ok((Tracked { tensor, id }, Product { layer, lora, kept, y }))
     }
 
-    /// Leaves the entries of `y = x Wᵀ + …`, of which `down` is `x A`.
+    /// Leaves the entries of `y = x Wᵀ + …`.
     fn note_linear(
         &mut self,
         x: &Tracked,
         layer: &Linear<Matrix, Buffer>,
         lora: Option<&GpuLora>,
-        down: Option<Tensor>,
+        kept: Option<Kept>,
         residual: Option<&Tracked>,
         y: usize,
     ) {
         if x.id.is_some() || lora.is_some() || self.weight_gradients.has_layer(layer) {
             let (x, layer) = (x.clone(), layer.clone());
-            self.entries.push(Entry::Linear { x, layer, lora: lora.cloned().zip(down), y });
+            self.entries.push(Entry::Linear { x, layer, lora: lora.cloned().zip(kept), y });
         }
         if let Some(residual) = residual {
             self.entries.push(Entry::Residual { x: residual.clone(), y });
@@ -414,14 +408,21 @@ impl Tape {
     }
 
     /// With `Y = X Wᵀ + s (X A) B`: `dH = s dY Bᵀ`, `dA = Xᵀ dH`, `dB = s (X A)ᵀ dY` and
-    /// `dX = dY W + dH Aᵀ`. `dW = dYᵀ X` is formed where it is trained, and nowhere else.
+    /// `dX = dY W + dH Aᵀ`. `dW = dYᵀ X` is formed where it is trained, and nowhere else. For DoRA all
+    /// this is of the product that it scales (`kernels/dora.rs`).
     fn backward_linear(
         &mut self,
         x: &Tracked,
         layer: &Linear<Matrix, Buffer>,
-        lora: Option<&(GpuLora, Tensor)>,
+        lora: Option<&(GpuLora, Kept)>,
         dy: &Tensor,
     ) -> Result<()> {
+        let bias = layer.bias.as_ref().and_then(|bias| self.weight_gradients.vector(bias));
+        if let Some(gradient) = bias {
+            bias_gradient(&mut self.ops.recorder, dy, gradient)?;
+        }
+        let of_product = self.backward_dora(lora, dy)?;
+        let dy = of_product.as_ref().unwrap_or(dy);
         let dx = self.gradient(x)?;
         let r = &mut self.ops.recorder;
         if let Some((dx, accumulate)) = &dx {
@@ -430,17 +431,13 @@ impl Tape {
         if let Some(gradient) = self.weight_gradients.matrix(&layer.weight) {
             weight_gradient(r, &x.tensor, dy, gradient)?;
         }
-        let bias = layer.bias.as_ref().and_then(|bias| self.weight_gradients.vector(bias));
-        if let Some(gradient) = bias {
-            bias_gradient(r, dy, gradient)?;
-        }
-        let Some((lora, down)) = lora else { return Ok(()) };
+        let Some((lora, kept)) = lora else { return Ok(()) };
         let d_down = self.ops.tensor(lora.rank)?;
         let gradients = self.parameter_gradients.clone();
-        let at = |p: &Parameter| Param { buffer: &gradients, offset: p.offset as u32 };
+        let at = |p: &Parameter| place(&gradients, p);
         let r = &mut self.ops.recorder;
         lora_up_backward(r, dy, lora.b.param(), lora.scale, &d_down)?;
-        lora_backward_b(r, down, dy, lora.scale, at(&lora.b))?;
+        lora_backward_b(r, &kept.down, dy, lora.scale, at(&lora.b))?;
         if self.dropout > 0.0 {
             let dropped = self.dropped(&x.tensor, lora)?;
             lora_backward_a(&mut self.ops.recorder, &dropped, &d_down, at(&lora.a))?;
@@ -456,6 +453,25 @@ impl Tape {
             lora_backward_x(r, &d_down, lora.a.param(), dx, true)?;
         }
         Ok(())
+    }
+
+    /// From the gradient of what a DoRA makes of its product to that of the product; `None` if it is no
+    /// DoRA. On the way the magnitude's is added up.
+    fn backward_dora(
+        &mut self,
+        lora: Option<&(GpuLora, Kept)>,
+        dy: &Tensor,
+    ) -> Result<Option<Tensor>> {
+        let Some((GpuLora { magnitude: Some(magnitude), .. }, kept)) = lora else {
+            return Ok(None);
+        };
+        let Some(KeptDora { product, lengths }) = &kept.dora else { return Ok(None) };
+        let d_product = self.ops.tensor(dy.cols())?;
+        let (r, lengths) = (&mut self.ops.recorder, lengths.buffer());
+        let gradient = place(&self.parameter_gradients, magnitude);
+        product_gradient(r, dy, product, lengths, gradient)?;
+        dora_scale(r, dy, (magnitude.param(), lengths), None, None, &d_product)?;
+        Ok(Some(d_product))
     }
 
     /// Where the gradient of `x` goes, and whether to add to it; `None` if nobody wants it.
@@ -474,6 +490,11 @@ impl Tape {
         self.ids += 1;
         (trained && !self.paused).then_some(self.ids)
     }
+}
+
+/// Where the gradient of a parameter is added up.
+fn place<'a>(gradients: &'a Buffer, parameter: &Parameter) -> Param<'a> {
+    Param { buffer: gradients, offset: parameter.offset as u32 }
 }
 
 impl Ops for Tape {
@@ -513,12 +534,12 @@ impl Ops for Tape {
         residual: Option<&Tracked>,
     ) -> Result<Tracked> {
         let y = self.ops.tensor(layer.weight.rows())?;
-        let down = self.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
+        let kept = self.linear_into(&x.tensor, layer, lora, residual.map(|r| &r.tensor), &y)?;
         let trained = self.is_trained(&Adapted { layer, update: lora });
         let below = x.id.is_some() || residual.is_some_and(|r| r.id.is_some());
         let id = self.track(trained || below);
         if let Some(id) = id {
-            self.note_linear(x, layer, lora, down, residual, id);
+            self.note_linear(x, layer, lora, kept, residual, id);
         }
         Ok(Tracked { tensor: y, id })
     }
@@ -619,13 +640,12 @@ impl Ops for Tape {
         self.paused = false;
         let y = self.ops.tensor(down.layer.weight.rows())?;
         let (gated, residual) = (gated?.tensor, Some(&x.tensor));
-        let h = self.linear_into(&gated, down.layer, down.update, residual, &y)?;
+        let kept = self.linear_into(&gated, down.layer, down.update, residual, &y)?;
         let id = self.track(true);
         if let Some(id) = id {
             let layers = [gate, up, down].map(|l| (l.layer.clone(), l.update.cloned()));
             let norm = (norm.weight.clone(), norm.eps);
-            self.entries
-                .push(Entry::Mlp(Box::new(Mlp { x: x.clone(), norm, layers, down: h }), id));
+            self.entries.push(Entry::Mlp(Box::new(Mlp { x: x.clone(), norm, layers, kept }), id));
         }
         Ok(Tracked { tensor: y, id })
     }

@@ -69,7 +69,7 @@ pub enum AdapterType {
     /// LoRA whose scale is multiplied by √rank (Kalajdzievski, 2023), which is PEFT's
     /// `lora_alpha / √r`.
     Rslora,
-    /// DoRA (Liu et al., 2024); burn trains it.
+    /// DoRA (Liu et al., 2024).
     Dora,
     /// A bottleneck behind the layer (Houlsby et al., 2019), `rank` features wide; burn trains it.
     Bottleneck,

@@ -48,13 +48,12 @@ impl GpuLearner {
         room: Room,
         config: &TrainConfig,
     ) -> Result<Self> {
-        if matches!(config.adapter_type, AdapterType::Dora | AdapterType::Bottleneck) {
-            return Err(Error::invalid(
-                "the wgpu engine trains the adapter types lora, rslora and full; use --engine burn",
-            ));
+        if config.adapter_type == AdapterType::Bottleneck {
+            return Err(Error::invalid("the adapter type bottleneck needs --engine burn"));
         }
-        if adapter.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
-            return Err(Error::invalid("training a DoRA adapter needs --engine burn"));
+        let is_dora = config.adapter_type == AdapterType::Dora;
+        if !is_dora && adapter.iter().any(|(_, _, lora)| lora.magnitude.is_some()) {
+            return Err(Error::invalid("the adapter is a DoRA; train it as the adapter type dora"));
         }
         if let Some(module) = adapter.outside_of_blocks() {
             return Err(Error::invalid(format!(
@@ -64,7 +63,7 @@ impl GpuLearner {
             )));
         }
         let (layers, base) = (config.layers(&model.config)?, model.clone());
-        let mut adapter = GpuAdapter::load(context, model, adapter)?;
+        let mut adapter = GpuAdapter::trainable(context, model, adapter, is_dora)?;
         let brought = match &adapter.weights {
             None => model,
             Some(brought) => {
@@ -300,8 +299,8 @@ impl Learner for GpuLearner {
 
     fn parameter_names(&self) -> Vec<(String, Range<usize>)> {
         let starts = self.adapter.adapter.iter().flat_map(|(layer, target, lora)| {
-            let name = move |half| format!("model.layers.{layer}.{}.{half}", target.path());
-            [(name("lora_a"), lora.a.offset), (name("lora_b"), lora.b.offset)]
+            let name = move |array| format!("model.layers.{layer}.{}.{array}", target.path());
+            lora.arrays().map(move |(array, place)| (name(array), place.offset))
         });
         let mut starts: Vec<(String, usize)> = starts.collect();
         if let Some(GpuWeights { set, .. }) = &self.adapter.weights {

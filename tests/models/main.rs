@@ -4,6 +4,7 @@ mod adapters;
 #[path = "../common/mod.rs"]
 mod common;
 mod decoder;
+mod dora;
 mod dpo;
 mod embedding;
 mod full;

@@ -33,7 +33,7 @@ pub enum Type {
     Lora,
     /// LoRA whose scale is multiplied by the root of the rank
     Rslora,
-    /// LoRA that turns rows and scales them apart; needs --engine burn
+    /// LoRA that turns rows and scales them apart
     Dora,
     /// A small network behind a layer; needs --engine burn
     Bottleneck,
