@@ -5,7 +5,7 @@
 //! 3. [`tokens`] turns records into token ids;
 //! 4. [`batch`] packs these into batches, and [`source`] deals the batches out in their order.
 //!
-//! [`stats`] counts what is in a data set; [`random`] has the two generators that the orders come
+//! [`overview`] counts what is in a data set, by [`stats`]; [`random`] has the two generators that the orders come
 //! from.
 
 pub mod augment;
@@ -13,6 +13,7 @@ pub mod batch;
 mod csv;
 pub mod file;
 pub mod jsonl;
+pub mod overview;
 pub mod patterns;
 pub mod random;
 pub mod record;

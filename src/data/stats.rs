@@ -70,7 +70,7 @@ pub struct Repeats {
 }
 
 /// Prompts of one set that occur in another.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Overlap {
     /// Word for word.
     pub same: usize,

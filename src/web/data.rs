@@ -3,13 +3,18 @@
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
+use super::engine::WasmEngine;
+use super::trainer::merged;
 use super::value::{from_js, json, to_js};
 use crate::data::augment;
 use crate::data::file::RecordFile;
 use crate::data::jsonl::{self, Record};
+use crate::data::overview;
 use crate::data::patterns::{self, BUNDLED, Pattern};
 use crate::data::record::Features;
 use crate::data::split::{self, Protocol, SplitConfig};
+use crate::data::tokens;
+use crate::generate::Engine;
 use crate::{Error, Result};
 
 /// `Pattern` of the contract.
@@ -152,6 +157,34 @@ pub fn split_patterns(patterns: JsValue, config: JsValue) -> Result<JsValue, JsV
         js_sys::Reflect::set(&object, &key.into(), &to_array(records)?.into())?;
     }
     Ok(object.into())
+}
+
+#[wasm_bindgen]
+impl WasmEngine {
+    /// `dataStats` of the contract.
+    #[wasm_bindgen(js_name = dataStats)]
+    pub fn data_stats(&self, dataset: &JsValue, config: JsValue) -> Result<JsValue, JsValue> {
+        let config = merged(config)?;
+        config.check()?;
+        let engine = self.engine();
+        let encoder: &Engine = &engine;
+        let names = [overview::TRAIN, "valid", overview::TEST];
+        let mut sets = Vec::new();
+        for name in names {
+            let given = js_sys::Reflect::get(dataset, &name.into()).unwrap_or_default();
+            if !given.is_undefined() && !given.is_null() {
+                sets.push((name, records(name, &js_sys::Array::from(&given))?));
+            }
+        }
+        let counted = sets.iter().map(|(name, records)| {
+            let examples = tokens::tokenize(name, records, encoder, config.loss_on())?;
+            Ok(overview::Set { name, records: records.iter().collect(), examples })
+        });
+        let mut batches = config.batch_config();
+        let most = engine.config().max_position_embeddings;
+        batches.max_seq_length = batches.max_seq_length.min(most);
+        Ok(to_js(&overview::overview(counted.collect::<Result<_>>()?, batches))?)
+    }
 }
 
 /// Records as the objects of their lines.

@@ -3,14 +3,16 @@
 
 /**
  * @import {
- *     Adapters, BenchOptions, BenchPart, DeviceInfo, EngineInterface, Figure, Generated,
- *     GenerateOptions, LoadOptions, LoadProgress, MemoryInfo, Message, ModelInfo, NamedFile, Source
+ *     Adapters, BenchOptions, BenchPart, DataStats, DeviceInfo, EngineInterface, Figure, Generated,
+ *     GenerateOptions, LoadOptions, LoadProgress, MemoryInfo, Message, ModelInfo, NamedFile, Source, Splits,
+ *     TrainConfig
  * } from "./engram"
  * @import { Call } from "./local.js"
  */
 
 import { Completions } from "./chat.js";
 import { EngramError } from "./errors.js";
+import { given } from "./given.js";
 import { Local } from "./local.js";
 
 /** Where {@link callOf} finds an engine's methods: not for users, hence a symbol. */
@@ -75,6 +77,15 @@ export class AnyEngine {
     /** @param {string | readonly Message[]} input */
     async countTokens(input) {
         return (await this.#backend.call("tokenize", input)).length;
+    }
+
+    /**
+     * @param {Partial<Splits>} dataset
+     * @param {TrainConfig} [config]
+     * @returns {Promise<DataStats>}
+     */
+    async dataStats({ train, valid, test }, config = {}) {
+        return this.#backend.call("dataStats", { dataset: { train, valid, test }, config: given(config) });
     }
 
     /** @returns {Promise<MemoryInfo>} */

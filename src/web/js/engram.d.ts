@@ -317,6 +317,11 @@ export interface EngineInterface {
     detokenize(tokens: Uint32Array | readonly number[]): Promise<string>;
     /** How many tokens a text, or a chat in the model's template, has. */
     countTokens(input: string | readonly Message[]): Promise<number>;
+    /**
+     * Counts a data set before a training of `config` on it: lengths in tokens, over-long examples,
+     * duplicates, and prompts of one set that another has too. The same as `engram data stats --json`.
+     */
+    dataStats(dataset: Partial<Splits>, config?: TrainConfig): Promise<DataStats>;
     /** Bytes in use; may be asked amid other calls. */
     memory(): Promise<MemoryInfo>;
     /** Measures one part of how fast the model is here, on texts that are made up. */
@@ -391,6 +396,50 @@ export interface Splits extends Dataset {
     test: TrainingExample[];
 }
 
+/** Records that repeat others: word for word, or but for white space and the case of letters. */
+export interface Repeats {
+    exact: number;
+    normalized: number;
+}
+
+/** What is in one set. */
+export interface SetStats {
+    records: number;
+    /** Records of each form: `chat`, `completions`, `preferences`, `text`. */
+    forms: Record<string, number>;
+    categories: Record<string, number>;
+    duplicates: Repeats;
+    /** Lengths in tokens; `trained` carry loss, `histogram` has those of up to 16, 32, 64, … */
+    tokens: {
+        total: number;
+        trained: number;
+        min: number;
+        median: number;
+        mean: number;
+        p95: number;
+        max: number;
+        histogram: { most: number; examples: number }[];
+        over_long: number;
+        untrained: number;
+    };
+    /** Examples over the limit, by their number from 0; a training cuts them. */
+    over_long: { index: number; tokens: number }[];
+    /** What an epoch takes; null where the set makes no batch, and `problem` says why. */
+    epoch: { batches: number; tokens: number; most_tokens: number; padding: number } | null;
+    problem: string | null;
+}
+
+/** What is in a data set; see {@link EngineInterface.dataStats}. */
+export interface DataStats {
+    max_seq_length: number;
+    batch_size: number;
+    sets: { train?: SetStats; valid?: SetStats; test?: SetStats };
+    /** Prompts of one set that are in another. */
+    leaks: (Repeats & { of: string; in: string })[];
+    /** Test prompts that the other sets have, `varied` at the end of a longer prompt. */
+    tested: { prompts: number; same: number; varied: number } | null;
+}
+
 /** How patterns become a data set. */
 export interface SplitConfig {
     /** `held-out` (default) tests patterns that were not trained on; `original` repeats the original experiment, whose test set was. */
@@ -433,10 +482,10 @@ export interface TrainConfig {
     /** How far DPO lets the model move from what it was; the larger, the less. Default 0.1. */
     beta?: number;
     /**
-     * What is trained: a page's kernels know LoRA with the scale as it is or times √rank, and all
-     * weights of the blocks themselves.
+     * What is trained: LoRA with the scale as it is or times √rank, DoRA, or all weights of the blocks
+     * themselves.
      */
-    adapter_type?: "lora" | "rslora" | "full";
+    adapter_type?: "lora" | "rslora" | "dora" | "full";
     /** Ranks of layers that have another, by patterns such as those of `keys`; default none. */
     rank_pattern?: Readonly<Record<string, number>>;
     /** PEFT's `lora_alpha` of such layers, divided by their rank; default `scale` · `rank`. */

@@ -5,7 +5,7 @@
  * An object is used by one call at a time. Whatever fails throws an `Error` with a `code`.
  */
 import type {
-    AdapterFormat, AdapterInfo, BenchOptions, BenchPart, DataProblem, Dataset, DeviceInfo,
+    AdapterFormat, AdapterInfo, BenchOptions, BenchPart, DataProblem, Dataset, DataStats, DeviceInfo,
     EvalExample, EvalOptions, EvalProgress, Evaluation, Figure, Generated, MemoryInfo, Message,
     ModelInfo, NamedFile, Pattern, Quantize, Sampling, SplitConfig, Splits, Support, TrainConfig, TrainStep, TrainingExample,
 } from "./engram";
@@ -57,6 +57,7 @@ export class WasmEngine {
     listAdapters(): AdapterInfo[];
     exportAdapter(name: string, format: AdapterFormat): Promise<NamedFile[]>;
     createTrainer(dataset: Dataset, config: TrainConfig): Promise<WasmTrainer>;
+    dataStats(dataset: Partial<Splits>, config: TrainConfig): DataStats;
     evaluate(
         candidates: readonly { name: string; adapter?: string }[],
         examples: readonly (EvalExample | TrainingExample)[],

@@ -7,7 +7,7 @@
 /**
  * @import {
  *     AdapterFormat, AdapterInfo, BenchOptions, BenchPart, Dataset, EvalExample, EvalOptions, EvalProgress, LoadOptions,
- *     LoadProgress, Message, NamedFile, Sampling, Source, TrainConfig, TrainingExample
+ *     LoadProgress, Message, NamedFile, Sampling, Source, Splits, TrainConfig, TrainingExample
  * } from "./engram"
  * @import { WasmEngine, WasmTrainer } from "./engram_wasm.js"
  */
@@ -141,6 +141,11 @@ export const methods = {
     async evaluate({ engine }, args, { signal, onEvent }) {
         const { candidates, examples, trainedOn, options } = args;
         return engine.evaluate(candidates, examples, trainedOn, options, onEvent, signal);
+    },
+
+    /** @param {State} state @param {{ dataset: Partial<Splits>, config: TrainConfig }} args */
+    async dataStats({ engine }, { dataset, config }) {
+        return engine.dataStats(dataset, config);
     },
 
     /**

@@ -6,6 +6,7 @@
 
 import { callOf } from "./engine.js";
 import { EngramError, throwIfAborted, toError, unlessAborted } from "./errors.js";
+import { given } from "./given.js";
 
 export class Trainer {
     #call;
@@ -99,16 +100,4 @@ export class Trainer {
             if (toError(error).code !== "disposed") throw error;
         }
     }
-}
-
-/**
- * The settings that were given: one that is `undefined` was not.
- *
- * @template {object} T
- * @param {T} settings
- * @returns {T}
- */
-function given(settings) {
-    const entries = Object.entries(settings).filter(([, value]) => value !== undefined);
-    return /** @type {T} */ (Object.fromEntries(entries));
 }

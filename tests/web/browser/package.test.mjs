@@ -351,16 +351,46 @@ both(
         const answers = [{ prompt: "hello", completion: "there you are" }];
         const trainer = await run("blocks", answers, { adapter_type: "full", batch_size: 1, learning_rate: 1e-2 });
         await engine.adapters.load("whole", await trainer.exportAdapter("mlx"));
+        const dora = await run("dora", answers, { adapter_type: "dora", batch_size: 1, learning_rate: 1e-2 });
+        await engine.adapters.load("dora", await dora.exportAdapter("peft"));
         const ask = async (/** @type {string | null} */ adapter) =>
             (await engine.generate("hello", { max_tokens: 8, adapter })).text;
-        return { losses, said: [await ask(null), await ask("whole")] };
+        return { losses, said: [await ask(null), await ask("whole"), await ask("dora")] };
     },
     ({ losses, said }) => {
-        const [pairs, blocks] = [losses["pairs"] ?? [], losses["blocks"] ?? []];
+        const [pairs, blocks, dora] = [losses["pairs"] ?? [], losses["blocks"] ?? [], losses["dora"] ?? []];
         assert(Math.abs(Number(pairs[0]) - Math.log(2)) < 1e-4, String(pairs));
         assert(Number(pairs[3]) < 0.5 * Number(pairs[0]), String(pairs));
         assert(Number(blocks[3]) < 0.7 * Number(blocks[0]), String(blocks));
-        assert.notEqual(said[0], said[1]);
+        assert(Number(dora[3]) < 0.7 * Number(dora[0]), String(dora));
+        assert.equal(new Set(said).size, 3, String(said));
+    },
+);
+
+both(
+    "a data set is counted before it is trained on",
+    async ({ kind }) => {
+        /** @type {Engram} */
+        const engram = await import(/** @type {string} */ ("engram"));
+        const engine = await engram[kind].load("./model.gguf");
+        const long = { prompt: "good", completion: "morning ".repeat(40) };
+        const train = [{ prompt: "hello", completion: "there" }, { prompt: "hello", completion: "there" }, long];
+        const test = [{ prompt: "hello", completion: "you" }, { prompt: "bye", completion: "now" }];
+        const stats = await engine.dataStats({ train, test }, { max_seq_length: 64, batch_size: 3 });
+        const refused = await engine.dataStats({ train: [{}] }).then(() => "nothing", error => error.message);
+        return { stats, refused };
+    },
+    ({ stats, refused }) => {
+        const { train, valid, test } = stats.sets;
+        assert.equal(valid, undefined);
+        assert.deepEqual(train?.duplicates, { exact: 1, normalized: 0 });
+        assert.equal(train?.tokens.over_long, 1);
+        assert.equal(train?.over_long[0]?.index, 2);
+        assert.equal(train?.epoch?.batches, 1);
+        assert.equal(test?.records, 2);
+        assert.deepEqual(stats.leaks, [{ of: "test", in: "train", exact: 1, normalized: 0 }]);
+        assert.deepEqual(stats.tested, { prompts: 2, same: 1, varied: 0 });
+        assert.match(refused, /train/);
     },
 );
 

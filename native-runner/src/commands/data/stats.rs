@@ -4,9 +4,10 @@ use std::io::Write;
 
 use anyhow::{Result, ensure};
 use clap::Args;
-use engram::data::batch::{BatchConfig, BatchSet, Semantics};
+use engram::data::batch::{BatchConfig, Semantics};
 use engram::data::file::RecordFile;
-use engram::data::stats::{self, EpochStats, Overlap, Repeats, SetStats};
+use engram::data::overview::{self, Counted, Leaks, OverLong, Overview, Tested, overview};
+use engram::data::stats::{EpochStats, Overlap, Repeats};
 use engram::data::tokens::LossOn;
 use engram::generate::Encoder;
 use serde_json::{Value, json};
@@ -60,17 +61,6 @@ Examples:
 /// Over-long examples that are listed for each set, unless as JSON.
 const LISTED: usize = 10;
 
-/// A set, counted.
-struct Counted {
-    set: Set,
-    files: Vec<RecordFile>,
-    stats: SetStats,
-    /// Place and tokens of examples over the limit.
-    over_long: Vec<(String, usize)>,
-    /// Or why there are no batches.
-    epoch: Result<EpochStats, String>,
-}
-
 pub fn run(global: &Global, options: &Options) -> Result<()> {
     let terminal = Terminal::new(global);
     let found = dataset::resolve(&options.data, Set::Train, terminal)?;
@@ -86,90 +76,66 @@ pub fn run(global: &Global, options: &Options) -> Result<()> {
     ensure!(options.batch_size > 0, "--batch-size is 0; it is at least 1");
     let mut encoder = Encoder::new(&checkpoint)?;
     encoder.set_time(session::now());
-    let counted = sets
-        .into_iter()
-        .map(|(set, files)| count(set, files, &encoder, options, limit, terminal))
-        .collect::<Result<Vec<_>>>()?;
+    let loss_on = match (options.mask_prompt, options.assistant_only_loss) {
+        (true, _) => LossOn::LastMessage,
+        (_, true) => LossOn::Assistant,
+        _ => LossOn::Everything,
+    };
+    let to_count = sets.iter().map(|(set, files)| {
+        let examples = dataset::tokenize(files, &encoder, loss_on, terminal)?;
+        Ok(overview::Set { name: set.name(), records: records(files), examples })
+    });
+    let config = BatchConfig {
+        semantics: Semantics::Engram,
+        batch_size: options.batch_size,
+        max_seq_length: limit,
+        seed: 0,
+    };
+    let found = overview(to_count.collect::<Result<_>>()?, config);
 
     let mut out = std::io::stdout().lock();
+    let all_files = || found.sets.iter().zip(sets.iter().map(|(_, files)| &files[..]));
     if options.json {
-        let report = report(&counted, &global.model.name(), options.batch_size, limit);
+        let report = report(&found, all_files(), &global.model.name());
         return Ok(writeln!(out, "{report:#}")?);
     }
-    for counted in &counted {
-        print(&mut out, counted, options.batch_size, limit)?;
+    for (counted, files) in all_files() {
+        print(&mut out, counted, files, &found)?;
     }
-    for (held, trained, leaks) in leaks(&counted) {
-        let of = records(&held.files).len();
-        let (held, trained) = (held.set.name(), trained.set.name());
-        let shown = dataset::shown(leaks, &format!("in {trained}"));
-        writeln!(out, "leaks: of {of} {held} prompts, {shown}")?;
+    for Leaks { of, within, repeats } in &found.leaks {
+        let held = found.sets.iter().find(|set| set.name == *of);
+        let prompts = held.map_or(0, |set| set.stats.records);
+        let shown = dataset::shown(*repeats, &format!("in {within}"));
+        writeln!(out, "leaks: of {prompts} {of} prompts, {shown}")?;
     }
-    if let Some((of, Overlap { same, varied })) = tested(&counted) {
+    if let Some(Tested { prompts, overlap: Overlap { same, varied } }) = found.tested {
         writeln!(
             out,
-            "leaks: of {of} test prompts, {same} are in train or valid word for word, \
+            "leaks: of {prompts} test prompts, {same} are in train or valid word for word, \
              {varied} more at the end of a longer prompt"
         )?;
     }
     Ok(())
 }
 
-fn count(
-    set: Set,
-    files: Vec<RecordFile>,
-    encoder: &Encoder,
-    options: &Options,
-    limit: usize,
-    terminal: Terminal,
-) -> Result<Counted> {
-    let loss_on = match (options.mask_prompt, options.assistant_only_loss) {
-        (true, _) => LossOn::LastMessage,
-        (_, true) => LossOn::Assistant,
-        _ => LossOn::Everything,
-    };
-    let examples = dataset::tokenize(&files, encoder, loss_on, terminal)?;
-    let places = files.iter().flat_map(|file| (0..file.records.len()).map(move |i| (file, i)));
-    let over_long = places
-        .zip(examples.iter().map(|example| example.ids.len()))
-        .filter(|(_, length)| *length > limit)
-        .map(|((file, i), length)| (file.place(i), length))
-        .collect();
-    let stats = stats::of(&records(&files), &examples, limit);
-    // Other sets may be smaller than a batch, but nothing is trained on less.
-    let batch_size = match set {
-        Set::Train => options.batch_size,
-        _ => options.batch_size.min(examples.len()),
-    };
-    let config =
-        BatchConfig { semantics: Semantics::Engram, batch_size, max_seq_length: limit, seed: 0 };
-    let epoch = BatchSet::new(examples, config).and_then(stats::epoch);
-    let epoch = epoch.map_err(|error| error.to_string());
-    Ok(Counted { set, files, stats, over_long, epoch })
-}
-
-/// Every pair of sets of which the one should not have the other's prompts.
-fn leaks(sets: &[Counted]) -> Vec<(&Counted, &Counted, Repeats)> {
-    let mut found = Vec::new();
-    for (i, held) in sets.iter().enumerate() {
-        for trained in &sets[..i] {
-            let repeats = stats::leaks(&records(&held.files), &records(&trained.files));
-            found.push((held, trained, repeats));
+/// Where an example of a set stands.
+fn place(files: &[RecordFile], mut index: usize) -> String {
+    for file in files {
+        if index < file.records.len() {
+            return file.place(index);
         }
+        index -= file.records.len();
     }
-    found
+    String::new()
 }
 
-/// How many test prompts there are, and how many of them a training has seen.
-fn tested(sets: &[Counted]) -> Option<(usize, Overlap)> {
-    let (test, trained): (Vec<_>, Vec<_>) = sets.iter().partition(|c| c.set == Set::Test);
-    let test = records(&test.first()?.files);
-    let trained: Vec<_> = trained.iter().flat_map(|counted| records(&counted.files)).collect();
-    (!trained.is_empty()).then(|| (test.len(), stats::overlap(&test, &trained)))
-}
-
-fn print(out: &mut impl Write, counted: &Counted, batch_size: usize, limit: usize) -> Result<()> {
-    let Counted { set, files, stats, over_long, epoch } = counted;
+fn print(
+    out: &mut impl Write,
+    counted: &Counted,
+    files: &[RecordFile],
+    Overview { batch_size, max_seq_length: limit, .. }: &Overview,
+) -> Result<()> {
+    let Counted { name, stats, over_long, epoch, problem } = counted;
     let forms: Vec<&str> = stats.forms.keys().copied().collect();
     let duplicates = match stats.duplicates {
         Repeats { exact: 0, normalized: 0 } => "no duplicates".to_owned(),
@@ -178,8 +144,7 @@ fn print(out: &mut impl Write, counted: &Counted, batch_size: usize, limit: usiz
     let plural = if stats.records == 1 { "" } else { "s" };
     writeln!(
         out,
-        "{}: {} {} record{plural}, {duplicates}",
-        set.name(),
+        "{name}: {} {} record{plural}, {duplicates}",
         stats.records,
         forms.join(" and "),
     )?;
@@ -204,21 +169,23 @@ fn print(out: &mut impl Write, counted: &Counted, batch_size: usize, limit: usiz
         let bar = "#".repeat((bin.examples * 40).div_ceil(highest));
         writeln!(out, "  up to {:>6} tokens {:>7}  {bar}", bin.most, bin.examples)?;
     }
-    match epoch {
-        Err(problem) => writeln!(out, "  no batches: {problem}")?,
-        Ok(EpochStats { batches, tokens, most_tokens, padding }) => writeln!(
+    if let Some(problem) = problem {
+        writeln!(out, "  no batches: {problem}")?;
+    }
+    if let Some(EpochStats { batches, tokens, most_tokens, padding }) = epoch {
+        writeln!(
             out,
             "  an epoch: {batches} iterations at batch size {batch_size}, {most_tokens} tokens at \
              most; no padding, which would add {padding} to {tokens} tokens"
-        )?,
+        )?;
     }
     if tokens.untrained > 0 {
         writeln!(out, "  {} left out, no loss within {limit} tokens", tokens.untrained)?;
     }
     if tokens.over_long > 0 {
         writeln!(out, "  {} over {limit} tokens, cut there:", tokens.over_long)?;
-        for (place, length) in over_long.iter().take(LISTED) {
-            writeln!(out, "    {place}: {length} tokens")?;
+        for OverLong { index, tokens } in over_long.iter().take(LISTED) {
+            writeln!(out, "    {}: {tokens} tokens", place(files, *index))?;
         }
         if over_long.len() > LISTED {
             writeln!(out, "    and {} more; --json lists them all", over_long.len() - LISTED)?;
@@ -231,34 +198,22 @@ fn print(out: &mut impl Write, counted: &Counted, batch_size: usize, limit: usiz
     Ok(())
 }
 
-fn report(sets: &[Counted], model: &str, batch_size: usize, limit: usize) -> Value {
-    let one = |counted: &Counted| {
-        let Counted { set, files, stats, over_long, epoch } = counted;
-        let names: Vec<&str> = files.iter().map(|file| file.name.as_str()).collect();
-        let over_long: Vec<Value> = over_long
-            .iter()
-            .map(|(place, tokens)| json!({ "place": place, "tokens": tokens }))
-            .collect();
-        let mut entry = json!(stats);
-        entry["files"] = json!(names);
-        entry["over_long"] = over_long.into();
-        entry["epoch"] = json!(epoch.as_ref().ok());
-        (set.name().to_owned(), entry)
-    };
-    let leaks: Vec<Value> = leaks(sets)
-        .into_iter()
-        .map(|(held, trained, Repeats { exact, normalized })| {
-            json!({
-                "of": held.set.name(), "in": trained.set.name(),
-                "exact": exact, "normalized": normalized,
-            })
-        })
-        .collect();
-    json!({
-        "model": model,
-        "max_seq_length": limit,
-        "batch_size": batch_size,
-        "sets": sets.iter().map(one).collect::<serde_json::Map<_, _>>(),
-        "leaks": leaks,
-    })
+/// The overview, with the names of what is in it.
+fn report<'a>(
+    found: &Overview,
+    sets: impl Iterator<Item = (&'a Counted, &'a [RecordFile])>,
+    model: &str,
+) -> Value {
+    let mut report = json!(found);
+    report["model"] = model.into();
+    for (counted, files) in sets {
+        let entry = &mut report["sets"][counted.name];
+        entry["files"] = files.iter().map(|file| file.name.clone()).collect();
+        for (shown, over_long) in
+            entry["over_long"].as_array_mut().into_iter().flatten().zip(&counted.over_long)
+        {
+            shown["place"] = place(files, over_long.index).into();
+        }
+    }
+    report
 }
