@@ -50,7 +50,7 @@ export function start(app) {
     /** @param {AdapterInfo} adapter */
     function row({ name, rank, parameters, active }) {
         return h("li", { "data-adapter": name },
-            h("div", { class: "what" }, h("strong", {}, name), h("div", { class: "muted" }, `rank ${rank} · ${count(parameters)} weights`)),
+            h("div", { class: "what" }, h("strong", {}, name), h("div", { class: "muted" }, rank ? `rank ${rank} · ${count(parameters)} weights` : "whole weights")),
             h("div", { class: "actions" },
                 h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(active), "aria-label": `${name} in use`,
                     onclick: () => attempt(() => app.use(active ? undefined : name)) }, active ? "on" : "off"),

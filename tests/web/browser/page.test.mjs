@@ -45,6 +45,11 @@ before(async () => {
     writeFileSync(fonts, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
         <include ignore_missing="yes">/etc/fonts/fonts.conf</include><dir>${join(ROOT, "data/fonts")}</dir></fontconfig>`);
     browser = await launch({ env: { ...process.env, FONTCONFIG_FILE: fonts } });
+    await visit();
+});
+
+/** Opens the page as one who was never there. */
+async function visit() {
     const context = await browser.newContext({ viewport: DESKTOP, acceptDownloads: true });
     // A handle on the device, to lose it as a driver's reset would.
     await context.route("**/pkg/worker.js", async route => {
@@ -54,7 +59,7 @@ before(async () => {
     context.on("console", message => { if (message.type() === "error") faults.push(message.text()); });
     page = await open(context, server.url);
     page.setDefaultTimeout(90_000);
-});
+}
 
 after(async () => {
     await browser?.close();
@@ -306,5 +311,151 @@ test("the whole tour", async t => {
         assert.equal(await page.locator("#note-data").textContent(), "131 patterns, edited");
         // The one that the test made itself is known.
         assert.deepEqual(faults.filter(fault => !/gguf|device/i.test(fault)), []);
+    });
+});
+
+/** What the page trains, which it does not show: `made` is the last trainer, `on` its engine. */
+const WATCH = `import(new URL("engram.js", document.baseURI)).then(({ Trainer }) => {
+    const create = Trainer.create;
+    Trainer.create = async (...given) => {
+        globalThis.on = given[0];
+        return (globalThis.made = await create(...given));
+    };
+})`;
+/** @typedef {{ made: import("engram").Trainer, on: import("engram").EngineWorker }} Watched */
+
+/** Opens the page, loads the tiny model and opens all settings. */
+async function visitTraining() {
+    await visit();
+    await page.evaluate(WATCH);
+    await page.getByRole("button", { name: "Load the tiny model" }).click();
+    await loaded();
+    await go("train");
+    await page.getByText("All settings").click();
+}
+
+/** Sets controls by their settings' names. @param {Record<string, string>} values */
+async function set(values) {
+    for (const [name, value] of Object.entries(values)) {
+        const control = page.locator(`#t-${name}`);
+        if (await control.evaluate(element => element instanceof HTMLSelectElement)) await control.selectOption(value);
+        else await control.fill(value);
+    }
+}
+
+/** Trains, and gives every setting of it. */
+async function train() {
+    await page.getByRole("button", { name: "Start training" }).click();
+    await page.locator("#train-finish").waitFor({ timeout: 240_000 });
+    return page.evaluate(() => /** @type {Watched} */ (/** @type {unknown} */ (globalThis)).made.config);
+}
+
+test("the settings of the page are those of the training", async t => {
+    await visitTraining();
+    const shown = (/** @type {string} */ name) => page.locator(`#t-${name}`).isVisible();
+
+    await t.test("what does not matter is hidden", async () => {
+        const all = ["betas", "eps", "weight_decay", "momentum", "nesterov", "relative_step"];
+        for (const [optimizer, its] of /** @type {[string, string[]][]} */ ([
+            ["adam", ["betas", "eps"]], ["adamw", ["betas", "eps", "weight_decay"]], ["adafactor", ["weight_decay", "relative_step"]],
+            ["sgd", ["weight_decay", "momentum", "nesterov"]], ["muon", ["weight_decay", "momentum", "nesterov"]],
+        ])) {
+            await set({ optimizer });
+            for (const name of all) assert.equal(await shown(name), its.includes(name), `${optimizer}: ${name}`);
+        }
+        await shoot("train-settings");
+        await set({ adapter_type: "full", train_mode: "dpo" });
+        for (const name of ["rank", "scale", "dropout", "keys", "loss"]) assert.equal(await shown(name), false, name);
+        assert.ok(await shown("beta"));
+    });
+
+    await t.test("they reach it, and the loss falls", async () => {
+        await page.getByLabel("Recommended for this model").check();
+        await set({
+            iters: "8", learning_rate: "0.003", rank: "4", adapter_type: "rslora", scale: "5", dropout: "0.05",
+            rank_pattern: String.raw`mlp\..*=2, self_attn.(q|k){1,2}_proj=3`, alpha_pattern: "v_proj=16",
+            modules_to_save: "norm", optimizer: "adamw", weight_decay: "0.01", betas: "0.8, 0.99",
+            schedule: "cosine_decay", lr_end: "0.0005", warmup: "2", max_grad_norm: "1",
+            steps_per_report: "2", steps_per_eval: "4",
+        });
+        await page.getByLabel("o_proj").uncheck();
+        const config = await train();
+        const expected = {
+            iters: 8, adapter_type: "rslora", rank: 4, scale: 5, num_layers: 2, rank_pattern: { "mlp\\..*": 2, "self_attn.(q|k){1,2}_proj": 3 },
+            alpha_pattern: { v_proj: 16 }, modules_to_save: ["norm"], optimizer: "adamw", train_mode: "sft", mask_prompt: true,
+            max_grad_norm: 1, steps_per_report: 2, steps_per_eval: 4, val_batches: 2, betas: [0.8, 0.99],
+        };
+        for (const [name, value] of Object.entries(expected)) assert.deepEqual(config[/** @type {keyof typeof config} */ (name)], value, name);
+        for (const [name, value] of /** @type {const} */ ([["learning_rate", 0.003], ["dropout", 0.05], ["weight_decay", 0.01]]))
+            assert.ok(Math.abs(config[name] - value) < 1e-6, name);
+        assert.deepEqual(config.lr_schedule, { name: "cosine_decay", arguments: [0.003, 5, 0.0005], warmup: 2, warmup_init: 0 });
+        assert.equal(config.keys.length, 6);
+        const all = await losses(2);
+        t.diagnostic(`training loss ${all}`);
+        assert.ok(Number(all.at(-1)) < 0.9 * Number(all[0]), String(all));
+        await page.getByRole("button", { name: "Use this adapter" }).click();
+        await page.locator("#finish-note", { hasText: "switched on" }).waitFor();
+        await go("adapters");
+        const whole = unzip((await downloaded(() => page.getByRole("button", { name: "Download my-adapter for PEFT" }).click())).bytes);
+        const file = JSON.parse(String(whole["adapter_config.json"]));
+        assert.deepEqual(file.target_modules, ["down_proj", "gate_proj", "k_proj", "q_proj", "up_proj", "v_proj"]);
+        assert.deepEqual(file.modules_to_save, ["model.norm"]);
+        const [q, v, up] = ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"].map(path => `model.layers.3.${path}`);
+        assert.deepEqual([file.rank_pattern[q ?? ""] ?? file.r, file.rank_pattern[v ?? ""], file.rank_pattern[up ?? ""]], [3, 4, 2]);
+        // 16 / √4, and what the layer's rank of 4 makes of it.
+        assert.equal(file.alpha_pattern[v ?? ""], (16 / Math.sqrt(4)) * 4);
+        await go("train");
+    });
+
+    await t.test("the original ones are the package's defaults", async () => {
+        await page.getByLabel("The original experiment's").check();
+        for (const optimizer of /** @type {const} */ (["adam", "adamw", "sgd", "adafactor", "muon"])) {
+            await set({ optimizer });
+            const [given, usual] = await page.evaluate(async optimizer => {
+                const { on } = /** @type {Watched} */ (/** @type {unknown} */ (globalThis));
+                const { Trainer } = /** @type {typeof import("engram")} */ (await import(String(new URL("engram.js", document.baseURI))));
+                const { settings } = /** @type {typeof import("../../../www/panels/train-settings.js")} */ (
+                    await import(String(new URL("panels/train-settings.js", document.baseURI))));
+                const { config } = settings();
+                const made = [];
+                for (const each of [config, { optimizer, num_layers: config.num_layers }]) {
+                    const trainer = await Trainer.create(on, { train: [{ text: "one two three" }] }, { ...each, batch_size: 1 });
+                    made.push(trainer.config);
+                    await trainer.dispose();
+                }
+                return made;
+            }, optimizer);
+            assert.deepEqual(given, usual);
+        }
+        assert.equal(await page.locator("#t-dropout").inputValue(), "0");
+        assert.equal(await page.locator("#t-rank_pattern").inputValue(), "");
+    });
+
+    await t.test("a mistake is one clear line", async () => {
+        await page.getByLabel("Recommended for this model").check();
+        await set({ rank_pattern: "q_proj=2, nonsense" });
+        await page.getByRole("button", { name: "Start training" }).click();
+        assert.equal(await page.locator("#train-error").innerText(), "Ranks of some layers: `nonsense` is not PATTERN=NUMBER, such as q_proj=4; commas divide several");
+        await set({ rank_pattern: "", num_layers: "99" });
+        await page.getByRole("button", { name: "Start training" }).click();
+        await page.locator("#train-error", { hasText: "num-layers is 99, the model has 4" }).waitFor();
+        // What the browser itself finds is shown to it, wherever it is.
+        await set({ num_layers: "1", seed: "" });
+        await page.getByText("All settings").click();
+        await page.getByRole("button", { name: "Start training" }).click();
+        assert.ok(await page.locator("#t-seed:focus").isVisible());
+    });
+
+    await t.test("all weights are trained, until the validation loss falls no more", async () => {
+        await page.getByLabel("Recommended for this model").check();
+        await set({
+            adapter_type: "full", optimizer: "sgd", momentum: "0.9", learning_rate: "0", num_layers: "1", batch_size: "1",
+            iters: "9", steps_per_report: "1", steps_per_eval: "3", patience: "1",
+        });
+        const config = await train();
+        assert.equal(config.adapter_type, "full");
+        assert.ok(Math.abs(Number(config.momentum) - 0.9) < 1e-6);
+        const said = await page.locator("#train-status").innerText();
+        assert.match(said, /^Stopped after [2-5] iterations: 1 validation in a row brought no lower loss\.$/);
     });
 });
