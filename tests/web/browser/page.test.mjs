@@ -348,7 +348,8 @@ async function set(values) {
 /** Trains, and gives every setting of it. */
 async function train() {
     await page.getByRole("button", { name: "Start training" }).click();
-    await page.locator("#train-finish").waitFor({ timeout: 240_000 });
+    await page.locator("#train-finish, #train-error .notice").first().waitFor({ timeout: 240_000 });
+    assert.equal(await page.locator("#train-error").innerText(), "");
     return page.evaluate(() => /** @type {Watched} */ (/** @type {unknown} */ (globalThis)).made.config);
 }
 
@@ -447,6 +448,7 @@ test("the settings of the page are those of the training", async t => {
         await page.getByLabel("Recommended for this model").check();
         await set({ rank_pattern: "q_proj=2, nonsense" });
         await page.getByRole("button", { name: "Start training" }).click();
+        await page.locator("#train-error .notice").waitFor();
         assert.equal(await page.locator("#train-error").innerText(), "Ranks of some layers: `nonsense` is not PATTERN=NUMBER, such as q_proj=4; commas divide several");
         await set({ rank_pattern: "", num_layers: "99" });
         await page.getByRole("button", { name: "Start training" }).click();
@@ -455,7 +457,7 @@ test("the settings of the page are those of the training", async t => {
         await set({ num_layers: "1", seed: "" });
         await page.getByText("All settings").click();
         await page.getByRole("button", { name: "Start training" }).click();
-        assert.ok(await page.locator("#t-seed:focus").isVisible());
+        await page.locator("#t-seed:focus").waitFor();
     });
 
     await t.test("all weights are trained, until the validation loss falls no more", async () => {
