@@ -98,10 +98,10 @@ export function start(app) {
 
     /** What the settings make of the data. @param {Splits} splits */
     function lead({ train, valid }) {
-        const what = { lora: "A LoRA adapter", rslora: "An rsLoRA adapter", dora: "A DoRA adapter" }[select("t-adapter_type").value] ?? "All weights of the blocks, as an adapter";
+        const what = { lora: "A LoRA adapter learns", rslora: "An rsLoRA adapter learns", dora: "A DoRA adapter learns" }[select("t-adapter_type").value] ?? "All weights of the last blocks learn";
         const passes = (input("t-iters").valueAsNumber * input("t-batch_size").valueAsNumber) / train.length;
         const times = Number.isFinite(passes) ? `, each seen ${passes < 10 ? passes.toFixed(1) : Math.round(passes)} times` : "";
-        return `${what} on ${plural(train.length, "example")}${times}, watched with ${valid.length} others. The model itself stays as it is.`;
+        return `${what} from ${plural(train.length, "example")}${times}, watched with ${valid.length} others. The model itself stays as it is.`;
     }
 
     /** What to do where the data and the way of learning don't fit. */
