@@ -28,6 +28,10 @@ export function start(app) {
         event.preventDefault();
         compare();
     };
+    form("blend-form").onsubmit = event => {
+        event.preventDefault();
+        blend();
+    };
     button("compare-stop").onclick = () => comparing?.abort();
 
     function showState() {
@@ -41,6 +45,7 @@ export function start(app) {
         box("adapter-list").replaceChildren(...(app.adapters.length
             ? app.adapters.map(row)
             : [h("li", { class: "empty" }, "None yet: train one, or load one from files.")]));
+        drawWeights();
         const options = [{ value: "", label: "the bare model" }, ...app.adapters.map(({ name }) => ({ value: name, label: name }))];
         const second = select("compare-b").value;
         fillSelect(select("compare-a"), options);
@@ -50,7 +55,7 @@ export function start(app) {
     /** @param {AdapterInfo} adapter */
     function row({ name, rank, parameters, active }) {
         return h("li", { "data-adapter": name },
-            h("div", { class: "what" }, h("strong", {}, name), h("div", { class: "muted" }, `rank ${rank} · ${count(parameters)} weights`)),
+            h("div", { class: "what" }, h("strong", {}, name), h("div", { class: "muted" }, rank ? `rank ${rank} · ${count(parameters)} weights` : "whole weights")),
             h("div", { class: "actions" },
                 h("button", { type: "button", class: "switch", role: "switch", "aria-checked": String(active), "aria-label": `${name} in use`,
                     onclick: () => attempt(() => app.use(active ? undefined : name)) }, active ? "on" : "off"),
@@ -90,15 +95,56 @@ export function start(app) {
         if (found) download(found.name, new Uint8Array(found.bytes));
     }
 
+    /** A weight for each adapter; those that were there keep theirs. */
+    function drawWeights() {
+        box("blend-form").hidden = app.adapters.length < 2;
+        const before = new Map(weights().map(({ name, value }) => [name, value]));
+        const usual = app.adapters.length > 2 ? "0" : "0.5";
+        box("blend-weights").replaceChildren(...app.adapters.map(({ name }) => h("li", {}, h("label", {}, name,
+            h("input", { type: "number", step: "any", required: true, "data-adapter": name, value: before.get(name) ?? usual })))));
+    }
+
+    function weights() {
+        return [...box("blend-weights").querySelectorAll("input")].map(({ dataset, value }) => ({ name: dataset["adapter"] ?? "", value }));
+    }
+
+    async function blend() {
+        const { engine } = app;
+        if (!engine) return;
+        const failed = box("blend-error"), status = box("blend-status");
+        const parts = weights().filter(({ value }) => Number(value) !== 0);
+        const name = free(input("blend-name").value.trim() || "blend");
+        clearNotice(failed);
+        status.textContent = "";
+        try {
+            if (!parts.length) throw new Error("All weights are 0: give one of the adapters another.");
+            await engine.adapters.blend(name, Object.fromEntries(parts.map(part => [part.name, Number(part.value)])));
+            const examples = parts.map(part => app.trainedOn.get(part.name));
+            // What one of them has seen is not known for those from files.
+            if (examples.every(known => known !== undefined)) app.trainedOn.set(name, [...new Set(examples.flat())]);
+            else app.trainedOn.delete(name);
+            await app.use(name);
+            status.textContent = `${name} is made of ${parts.map(part => `${part.value} × ${part.name}`).join(" + ")} and switched on.`;
+            input("blend-name").value = "";
+        } catch (failure) {
+            showError(failed, failure, app);
+        }
+    }
+
+    /** A name like the wanted that no adapter has. @param {string} wanted */
+    function free(wanted) {
+        const taken = new Set(app.adapters.map(adapter => adapter.name));
+        let name = wanted;
+        for (let n = 2; taken.has(name); n++) name = `${wanted}-${n}`;
+        return name;
+    }
+
     /** @param {File[]} files */
     async function load(files) {
         const { engine } = app;
         const status = box("adapter-status");
         if (!engine) return void (status.textContent = "Load a model first: an adapter belongs to one.");
-        const taken = new Set(app.adapters.map(adapter => adapter.name));
-        const wanted = input("adapter-name").value.trim() || "loaded";
-        let name = wanted;
-        for (let n = 2; taken.has(name); n++) name = `${wanted}-${n}`;
+        const name = free(input("adapter-name").value.trim() || "loaded");
         status.textContent = "Loading…";
         await attempt(async () => {
             await engine.adapters.load(name, files);

@@ -7,7 +7,7 @@ import { plural } from "../format.js";
 import { clearNotice, showError } from "../notice.js";
 
 /** @import { App } from "../state.js" */
-/** @import { Pattern, SplitConfig } from "../../src/web/js/engram" */
+/** @import { Message, Pattern, SplitConfig, TrainingExample } from "../../src/web/js/engram" */
 
 const SPLIT_NUMBERS = /** @type {const} */ (["seed", "validFraction", "testPerCategory", "heldOutFraction"]);
 /** What a new row starts as; it is not among the patterns until it is saved. */
@@ -134,10 +134,18 @@ export function start(app) {
         box("examples-card").hidden = !brought;
         box("patterns-card").hidden = brought !== undefined;
         if (brought) {
-            box("examples-title").textContent = `${plural(brought.all.length, "example")} from ${brought.name}`;
+            box("examples-title").textContent = `${plural(brought.all.length, brought.all.every(example => "chosen" in example) ? "preference pair" : "example")} from ${brought.name}`;
             box("examples-note").textContent = "They are used instead of the patterns, as they are, until the page is reloaded. The first of them:";
-            box("examples-list").replaceChildren(...brought.all.slice(0, 5).map(example => h("li", {}, JSON.stringify(example).slice(0, 240))));
+            box("examples-list").replaceChildren(...brought.all.slice(0, 5).map(example => h("li", {}, ...("chosen" in example ? pair(example) : [JSON.stringify(example).slice(0, 240)]))));
         }
+    }
+
+    /** A preference as what was asked and both answers. @param {Extract<TrainingExample, { chosen: unknown }>} example */
+    function pair({ chosen, rejected, ...rest }) {
+        const last = (/** @type {string | readonly Message[]} */ answer) => (typeof answer === "string" ? answer : answer.at(-1)?.content ?? "");
+        const before = "prompt" in rest ? rest.prompt : typeof chosen === "string" ? "" : chosen.at(-2)?.content ?? "";
+        return [h("dl", {}, ...Object.entries({ prompt: before, chosen: last(chosen), rejected: last(rejected) })
+            .flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text.slice(0, 240))]))];
     }
 
     // ---- the table

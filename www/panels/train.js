@@ -3,44 +3,17 @@
 
 import * as engram from "../engram.js";
 import { LossChart } from "../chart.js";
-import { announce, bar, box, button, fillSelect, form, h, input, select } from "../dom.js";
+import { announce, bar, box, button, byId, fillSelect, form, h, input, select } from "../dom.js";
 import { bytes, count, duration, plural, rate } from "../format.js";
 import { clearNotice, codeOf, showError } from "../notice.js";
+import { fill, mismatch, original, recommended, settings, showRelevant } from "./train-settings.js";
 
 /** @import { App } from "../state.js" */
-/** @import { EngineInterface, ModelInfo, TrainConfig, TrainStep, Trainer, TrainingExample } from "../../src/web/js/engram" */
-
-const KEYS = [
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-];
-const NUMBERS = /** @type {const} */ ([
-    "iters", "learning_rate", "batch_size", "rank", "scale", "num_layers", "steps_per_report", "steps_per_eval",
-    "val_batches", "max_seq_length", "grad_accumulation_steps", "seed",
-]);
-const CHECKS = /** @type {const} */ (["mask_prompt", "grad_checkpoint"]);
+/** @import { EngineInterface, Splits, TrainStep, Trainer, TrainingExample } from "../../src/web/js/engram" */
 
 const STATS = ["Iteration", "Training loss", "Validation loss", "Speed", "Tokens", "Time", "To go", "GPU memory", "Gradient norm", "Trained weights"];
 
 const MEASURING = "Measuring the loss before training…";
-
-/** The original experiment's settings, as the package has them by default. */
-const ORIGINAL = {
-    iters: 100, learning_rate: 1e-5, batch_size: 4, rank: 8, scale: 20, num_layers: 16, steps_per_report: 10,
-    steps_per_eval: 50, val_batches: -1, max_seq_length: 2048, grad_accumulation_steps: 1, seed: 0,
-    mask_prompt: /** @type {boolean} */ (false), grad_checkpoint: /** @type {boolean} */ (false),
-};
-
-/** @param {ModelInfo} model */
-function recommended(model) {
-    // The tiny model's: two blocks of its four learn nearly as well, in half the time.
-    return model.parameters < 5e6
-        ? {
-              ...ORIGINAL, iters: 30, learning_rate: 1e-3, num_layers: 2, steps_per_report: 5, steps_per_eval: 15,
-              val_batches: 2, mask_prompt: true, max_seq_length: model.contextLength,
-          }
-        : { ...ORIGINAL, learning_rate: 1e-4, mask_prompt: true, max_seq_length: 512 };
-}
 
 /** @param {App} app */
 export function start(app) {
@@ -53,8 +26,7 @@ export function start(app) {
     /** Set while paused; called to go on. @type {(() => void) | undefined} */ let goOn;
     let paused = false;
 
-    box("t-keys").append(...KEYS.map(key => h("label", {}, h("input", { type: "checkbox", value: key, checked: true }), key.split(".")[1] ?? key)));
-    fill({ ...ORIGINAL, iters: 100 });
+    fill(original());
     app.on("engine", () => {
         if (trained && trained !== app.engine) {
             running?.abort();
@@ -66,10 +38,18 @@ export function start(app) {
         showState();
     });
     app.on("data", showState);
-    box("presets").onchange = preset;
-    form("train-form").oninput = event => {
-        if (/** @type {HTMLInputElement} */ (event.target).name !== "preset") choose("own");
+    box("presets").onchange = () => {
+        preset();
+        showState();
     };
+    form("train-form").oninput = event => {
+        if (/** @type {HTMLInputElement} */ (event.target).name === "preset") return;
+        choose("own");
+        showRelevant();
+        showState();
+    };
+    // The browser can't show what it wants of a control in closed details.
+    form("train-form").addEventListener("invalid", () => { byId("t-all", HTMLDetailsElement).open = true; }, true);
     form("train-form").onsubmit = event => {
         event.preventDefault();
         train();
@@ -101,44 +81,39 @@ export function start(app) {
         const value = chosen instanceof HTMLInputElement ? chosen.value : "own";
         const model = app.engine?.model;
         if (value === "recommended" && model) fill(recommended(model));
-        if (value === "original") fill(model ? { ...ORIGINAL, num_layers: Math.min(ORIGINAL.num_layers, model.layers) } : ORIGINAL);
-    }
-
-    /** @param {typeof ORIGINAL} config */
-    function fill(config) {
-        for (const name of NUMBERS) input(`t-${name}`).value = String(config[name]);
-        for (const name of CHECKS) input(`t-${name}`).checked = config[name];
-        input("t-max_grad_norm").value = "";
-        select("t-semantics").value = "engram";
-        for (const key of keys()) key.checked = true;
-    }
-
-    function keys() {
-        return [...box("t-keys").querySelectorAll("input")];
-    }
-
-    /** @returns {TrainConfig} */
-    function settings() {
-        /** @type {TrainConfig} */
-        const config = { semantics: select("t-semantics").value === "mlx" ? "mlx" : "engram" };
-        for (const name of NUMBERS) config[name] = input(`t-${name}`).valueAsNumber;
-        for (const name of CHECKS) config[name] = input(`t-${name}`).checked;
-        const clip = input("t-max_grad_norm").valueAsNumber;
-        config.max_grad_norm = Number.isFinite(clip) && clip > 0 ? clip : null;
-        config.keys = keys().filter(key => key.checked).map(key => key.value);
-        return config;
+        if (value === "original") fill(original(model));
     }
 
     function showState() {
         const { splits } = app;
-        box("train-lead").textContent = splits
-            ? `A LoRA adapter on ${plural(splits.train.length, "example")}, watched with ${splits.valid.length} others. The model itself stays as it is.`
-            : "The data can't be used as it is: see the Data panel.";
+        const problem = splits ? mismatch([...splits.train, ...splits.valid]) : "";
+        box("train-lead").textContent = splits ? lead(splits) : "The data can't be used as it is: see the Data panel.";
+        box("train-need").replaceChildren(...(problem ? [h("div", { class: "notice warn error-box", role: "status" }, h("p", {}, problem), remedy())] : []));
         button("train-start").hidden = running !== undefined;
-        button("train-start").disabled = !app.engine || !splits;
+        button("train-start").disabled = !app.engine || !splits || problem !== "";
         button("train-pause").hidden = button("train-cancel").hidden = running === undefined;
         button("train-pause").textContent = paused ? "Continue" : "Pause";
         if (running) status.textContent = paused ? "Pausing after this step…" : "";
+    }
+
+    /** What the settings make of the data. @param {Splits} splits */
+    function lead({ train, valid }) {
+        const what = { lora: "A LoRA adapter learns", rslora: "An rsLoRA adapter learns", dora: "A DoRA adapter learns" }[select("t-adapter_type").value] ?? "All weights of the last blocks learn";
+        const passes = (input("t-iters").valueAsNumber * input("t-batch_size").valueAsNumber) / train.length;
+        const times = Number.isFinite(passes) ? `, each seen ${passes < 10 ? passes.toFixed(1) : Math.round(passes)} times` : "";
+        return `${what} from ${plural(train.length, "example")}${times}, watched with ${valid.length} others. The model itself stays as it is.`;
+    }
+
+    /** What to do where the data and the way of learning don't fit. */
+    function remedy() {
+        if (select("t-train_mode").value === "dpo") return h("a", { class: "button", href: "#data" }, "See the data");
+        return h("button", { type: "button", onclick: () => {
+            choose("own");
+            select("t-train_mode").value = "dpo";
+            showRelevant();
+            showState();
+            button("train-start").focus();
+        } }, "Learn from pairs");
     }
 
     async function train() {
@@ -155,9 +130,10 @@ export function start(app) {
         status.textContent = "Preparing…";
         await trainer?.dispose().catch(() => {});
         trainer = trained = undefined;
-        let iteration = 0, isLost = false;
+        let iteration = 0, isLost = false, inVain = 0, why = "";
         try {
-            const made = await engram.Trainer.create(engine, { train: splits.train, valid: splits.valid }, settings());
+            const { config, patience } = settings();
+            const made = await engram.Trainer.create(engine, { train: splits.train, valid: splits.valid }, config);
             trainer = made;
             trained = engine;
             examples = splits.train;
@@ -170,13 +146,18 @@ export function start(app) {
                 if (status.textContent === MEASURING) status.textContent = "";
                 show(step);
                 if (step.kind !== "validation") iteration = step.iteration;
+                else inVain = step.best ? 0 : inVain + 1;
+                if (patience && inVain >= patience && iteration < made.config.iters) {
+                    made.cancel();
+                    why = `: ${plural(patience, "validation")} in a row brought no lower loss`;
+                }
                 // Each step is computed when it is asked for: not to ask is to pause.
                 if (paused) {
                     status.textContent = "Paused";
                     await new Promise(resolve => { goOn = () => resolve(undefined); });
                 }
             }
-            status.textContent = iteration < made.config.iters ? `Stopped after ${plural(iteration, "iteration")}.` : "Done.";
+            status.textContent = iteration < made.config.iters ? `Stopped after ${plural(iteration, "iteration")}${why}.` : "Done.";
             announce(status.textContent);
         } catch (failure) {
             isLost = codeOf(failure) === "device-lost";
@@ -259,7 +240,10 @@ export function start(app) {
         const checkpoint = select("finish-checkpoint").value === "best" ? "best" : "last";
         button("finish-use").disabled = true;
         try {
-            const files = await trainer.exportAdapter("mlx", { checkpoint });
+            const { rank_pattern, alpha_pattern } = trainer.config;
+            // MLX's files have one rank and one scale.
+            const layout = Object.keys({ ...rank_pattern, ...alpha_pattern }).length ? "peft" : "mlx";
+            const files = await trainer.exportAdapter(layout, { checkpoint });
             await engine.adapters.load(name, files);
             app.trainedOn.set(name, examples);
             await app.use(name);

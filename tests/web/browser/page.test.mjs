@@ -28,7 +28,7 @@ const HOLD_DEVICE = `{
     GPUAdapter.prototype.requestDevice = async function (...args) { return (self.heldDevice = await ask.apply(this, args)); };
 }`;
 const DESKTOP = { width: 1280, height: 860 };
-const PHONE = { width: 390, height: 844 };
+const PHONE = { width: 360, height: 780 };
 
 /** @type {Awaited<ReturnType<typeof serve>>} */ let server;
 /** @type {import("playwright-core").Browser} */ let browser;
@@ -45,6 +45,11 @@ before(async () => {
     writeFileSync(fonts, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>
         <include ignore_missing="yes">/etc/fonts/fonts.conf</include><dir>${join(ROOT, "data/fonts")}</dir></fontconfig>`);
     browser = await launch({ env: { ...process.env, FONTCONFIG_FILE: fonts } });
+    await visit();
+});
+
+/** Opens the page as one who was never there. */
+async function visit() {
     const context = await browser.newContext({ viewport: DESKTOP, acceptDownloads: true });
     // A handle on the device, to lose it as a driver's reset would.
     await context.route("**/pkg/worker.js", async route => {
@@ -54,12 +59,15 @@ before(async () => {
     context.on("console", message => { if (message.type() === "error") faults.push(message.text()); });
     page = await open(context, server.url);
     page.setDefaultTimeout(90_000);
-});
+}
 
 after(async () => {
     await browser?.close();
     await server?.close();
 });
+
+/** The console has no errors but those of the device that a test lost and the file that it held back. */
+const noFaults = () => assert.deepEqual(faults.filter(fault => !/gguf|device/i.test(fault)), []);
 
 /** @param {string} panel */
 const go = panel => page.locator(`nav a[href="#${panel}"]`).click();
@@ -304,7 +312,238 @@ test("the whole tour", async t => {
         assert.deepEqual(await answers(), tuned);
         await go("data");
         assert.equal(await page.locator("#note-data").textContent(), "131 patterns, edited");
-        // The one that the test made itself is known.
-        assert.deepEqual(faults.filter(fault => !/gguf|device/i.test(fault)), []);
+        noFaults();
     });
+});
+
+/** What the page trains, which it does not show: `made` is the last trainer, `on` its engine. */
+const WATCH = `import(new URL("engram.js", document.baseURI)).then(({ Trainer }) => {
+    const create = Trainer.create;
+    Trainer.create = async (...given) => {
+        globalThis.on = given[0];
+        return (globalThis.made = await create(...given));
+    };
+})`;
+/** @typedef {{ made: import("engram").Trainer, on: import("engram").EngineWorker }} Watched */
+
+/** Opens the page, loads the tiny model and opens all settings. */
+async function visitTraining() {
+    await visit();
+    await page.evaluate(WATCH);
+    await page.getByRole("button", { name: "Load the tiny model" }).click();
+    await loaded();
+    await go("train");
+    await page.getByText("All settings").click();
+}
+
+/** Sets controls by their settings' names. @param {Record<string, string>} values */
+async function set(values) {
+    for (const [name, value] of Object.entries(values)) {
+        const control = page.locator(`#t-${name}`);
+        if (await control.evaluate(element => element instanceof HTMLSelectElement)) await control.selectOption(value);
+        else await control.fill(value);
+    }
+}
+
+/** Trains, and gives every setting of it. */
+async function train() {
+    await page.getByRole("button", { name: "Start training" }).click();
+    await page.locator("#train-finish, #train-error .notice").first().waitFor({ timeout: 240_000 });
+    assert.equal(await page.locator("#train-error").innerText(), "");
+    return page.evaluate(() => /** @type {Watched} */ (/** @type {unknown} */ (globalThis)).made.config);
+}
+
+test("the settings of the page are those of the training", async t => {
+    await visitTraining();
+    const shown = (/** @type {string} */ name) => page.locator(`#t-${name}`).isVisible();
+
+    await t.test("each has a label and says what it does", async () => {
+        const silent = await page.locator("#train-form [id^=t-]:is(input, select)").evaluateAll(all => all.filter(element => {
+            const [label] = /** @type {HTMLInputElement} */ (element).labels ?? [];
+            const options = element instanceof HTMLSelectElement ? [...element.options] : [];
+            const has = element.title || label?.title || (options.length && options.every(option => option.title));
+            return !has || !label?.innerText.trim();
+        }).map(element => element.id));
+        assert.deepEqual(silent, []);
+    });
+
+    await t.test("what does not matter is hidden", async () => {
+        const all = ["betas", "eps", "weight_decay", "momentum", "nesterov", "relative_step"];
+        for (const [optimizer, its] of /** @type {[string, string[]][]} */ ([
+            ["adam", ["betas", "eps"]], ["adamw", ["betas", "eps", "weight_decay"]], ["adafactor", ["weight_decay", "relative_step"]],
+            ["sgd", ["weight_decay", "momentum", "nesterov"]], ["muon", ["weight_decay", "momentum", "nesterov"]],
+        ])) {
+            await set({ optimizer });
+            for (const name of all) assert.equal(await shown(name), its.includes(name), `${optimizer}: ${name}`);
+        }
+        await shoot("train-settings");
+        await set({ adapter_type: "full", train_mode: "dpo" });
+        for (const name of ["rank", "scale", "dropout", "keys", "loss"]) assert.equal(await shown(name), false, name);
+        assert.ok(await shown("beta"));
+    });
+
+    await t.test("they reach it, and the loss falls", async () => {
+        await page.getByLabel("Recommended for this model").check();
+        await set({
+            iters: "8", learning_rate: "0.003", rank: "4", adapter_type: "rslora", scale: "5", dropout: "0.05",
+            rank_pattern: String.raw`mlp\..*=2, self_attn.(q|k){1,2}_proj=3`, alpha_pattern: "v_proj=16",
+            modules_to_save: "norm", optimizer: "adamw", weight_decay: "0.01", betas: "0.8, 0.99",
+            schedule: "cosine_decay", lr_end: "0.0005", warmup: "2", max_grad_norm: "1",
+            steps_per_report: "2", steps_per_eval: "4",
+        });
+        await page.getByLabel("o_proj").uncheck();
+        const config = await train();
+        const expected = {
+            iters: 8, adapter_type: "rslora", rank: 4, scale: 5, num_layers: 2, rank_pattern: { "mlp\\..*": 2, "self_attn.(q|k){1,2}_proj": 3 },
+            alpha_pattern: { v_proj: 16 }, modules_to_save: ["norm"], optimizer: "adamw", train_mode: "sft", mask_prompt: true,
+            max_grad_norm: 1, steps_per_report: 2, steps_per_eval: 4, val_batches: 2, betas: [0.8, 0.99],
+        };
+        for (const [name, value] of Object.entries(expected)) assert.deepEqual(config[/** @type {keyof typeof config} */ (name)], value, name);
+        for (const [name, value] of /** @type {const} */ ([["learning_rate", 0.003], ["dropout", 0.05], ["weight_decay", 0.01]]))
+            assert.ok(Math.abs(config[name] - value) < 1e-6, name);
+        assert.deepEqual(config.lr_schedule, { name: "cosine_decay", arguments: [0.003, 5, 0.0005], warmup: 2, warmup_init: 0 });
+        assert.equal(config.keys.length, 6);
+        const all = await losses(2);
+        t.diagnostic(`training loss ${all}`);
+        assert.ok(Number(all.at(-1)) < 0.9 * Number(all[0]), String(all));
+        await page.getByRole("button", { name: "Use this adapter" }).click();
+        await page.locator("#finish-note", { hasText: "switched on" }).waitFor();
+        await go("adapters");
+        const whole = unzip((await downloaded(() => page.getByRole("button", { name: "Download my-adapter for PEFT" }).click())).bytes);
+        const file = JSON.parse(String(whole["adapter_config.json"]));
+        assert.deepEqual(file.target_modules, ["down_proj", "gate_proj", "k_proj", "q_proj", "up_proj", "v_proj"]);
+        assert.deepEqual(file.modules_to_save, ["model.norm"]);
+        const [q, v, up] = ["self_attn.q_proj", "self_attn.v_proj", "mlp.up_proj"].map(path => `model.layers.3.${path}`);
+        assert.deepEqual([file.rank_pattern[q ?? ""] ?? file.r, file.rank_pattern[v ?? ""], file.rank_pattern[up ?? ""]], [3, 4, 2]);
+        // 16 / √4, and what the layer's rank of 4 makes of it.
+        assert.equal(file.alpha_pattern[v ?? ""], (16 / Math.sqrt(4)) * 4);
+        await go("train");
+    });
+
+    await t.test("the original ones are the package's defaults", async () => {
+        await page.getByLabel("The original experiment's").check();
+        for (const optimizer of /** @type {const} */ (["adam", "adamw", "sgd", "adafactor", "muon"])) {
+            await set({ optimizer });
+            const [given, usual] = await page.evaluate(async optimizer => {
+                const { on } = /** @type {Watched} */ (/** @type {unknown} */ (globalThis));
+                const { Trainer } = /** @type {typeof import("engram")} */ (await import(String(new URL("engram.js", document.baseURI))));
+                const { settings } = /** @type {typeof import("../../../www/panels/train-settings.js")} */ (
+                    await import(String(new URL("panels/train-settings.js", document.baseURI))));
+                const { config } = settings();
+                const made = [];
+                for (const each of [config, { optimizer, num_layers: config.num_layers }]) {
+                    const trainer = await Trainer.create(on, { train: [{ text: "one two three" }] }, { ...each, batch_size: 1 });
+                    made.push(trainer.config);
+                    await trainer.dispose();
+                }
+                return made;
+            }, optimizer);
+            assert.deepEqual(given, usual);
+        }
+        assert.equal(await page.locator("#t-dropout").inputValue(), "0");
+        assert.equal(await page.locator("#t-rank_pattern").inputValue(), "");
+    });
+
+    await t.test("a mistake is one clear line", async () => {
+        await page.getByLabel("Recommended for this model").check();
+        await set({ rank_pattern: "q_proj=2, nonsense" });
+        await page.getByRole("button", { name: "Start training" }).click();
+        await page.locator("#train-error .notice").waitFor();
+        assert.equal(await page.locator("#train-error").innerText(), "Ranks of some layers: `nonsense` is not PATTERN=NUMBER, such as q_proj=4; commas divide several");
+        await set({ rank_pattern: "", num_layers: "99" });
+        await page.getByRole("button", { name: "Start training" }).click();
+        await page.locator("#train-error", { hasText: "num-layers is 99, the model has 4" }).waitFor();
+        // What the browser itself finds is shown to it, wherever it is.
+        await set({ num_layers: "1", seed: "" });
+        await page.getByText("All settings").click();
+        await page.getByRole("button", { name: "Start training" }).click();
+        await page.locator("#t-seed:focus").waitFor();
+    });
+
+    await t.test("all weights are trained, until the validation loss falls no more", async () => {
+        await page.getByLabel("Recommended for this model").check();
+        await set({
+            adapter_type: "full", optimizer: "sgd", momentum: "0.9", learning_rate: "0", num_layers: "1", batch_size: "1",
+            iters: "9", steps_per_report: "1", steps_per_eval: "3", patience: "1",
+        });
+        const config = await train();
+        assert.equal(config.adapter_type, "full");
+        assert.ok(Math.abs(Number(config.momentum) - 0.9) < 1e-6);
+        const said = await page.locator("#train-status").innerText();
+        assert.match(said, /^Stopped after [2-5] iterations: 1 validation in a row brought no lower loss\.$/);
+        noFaults();
+    });
+});
+
+test("adapters are blended", async t => {
+    await visitTraining();
+    const bare = await answers();
+    await go("train");
+    await set({ iters: "6", learning_rate: "0.003", steps_per_report: "3", val_batches: "0" });
+    await train();
+    for (const name of ["one", "two"]) {
+        await page.locator("#finish-name").fill(name);
+        await page.getByRole("button", { name: "Use this adapter" }).click();
+        await page.locator("#finish-note", { hasText: `${name} is switched on` }).waitFor();
+    }
+    const tuned = await answers();
+    t.diagnostic(`bare: ${bare.join(" | ")}; tuned: ${tuned.join(" | ")}`);
+    assert.notDeepEqual(tuned, bare);
+
+    const blend = async (/** @type {string} */ name, /** @type {string} */ one, /** @type {string} */ two) => {
+        await go("adapters");
+        const form = page.locator("#blend-form");
+        await form.getByLabel("one", { exact: true }).fill(one);
+        await form.getByLabel("two", { exact: true }).fill(two);
+        await form.getByLabel("Name", { exact: true }).fill(name);
+        await form.getByRole("button", { name: "Blend" }).click();
+    };
+    await blend("whole", "0.75", "0.25");
+    await page.locator("#blend-status", { hasText: "whole is made of 0.75 × one + 0.25 × two and switched on." }).waitFor();
+    await shoot("adapters-blend");
+    assert.deepEqual(await answers(), tuned);
+    await blend("nothing", "0.5", "-0.5");
+    await page.locator("#blend-status", { hasText: "nothing is made of" }).waitFor();
+    assert.deepEqual(await answers(), bare);
+
+    await go("adapters");
+    await blend("none", "0", "0");
+    assert.match(await page.locator("#blend-error").innerText(), /All weights are 0/);
+    await page.getByRole("button", { name: "Remove nothing" }).click();
+    await page.locator("[data-adapter=nothing]").first().waitFor({ state: "detached" });
+    const offered = (/** @type {string} */ panel) => page.locator(`#${panel}-adapter option`).evaluateAll(all => all.map(option => /** @type {HTMLOptionElement} */ (option).value));
+    assert.deepEqual(await offered("chat"), ["", "one", "two", "whole"]);
+    assert.deepEqual(await offered("eval"), ["one", "two", "whole", ""]);
+    noFaults();
+});
+
+test("preference pairs are brought and learned from", async t => {
+    await visitTraining();
+    await set({ train_mode: "dpo" });
+    assert.match(await page.locator("#train-need").innerText(), /these examples have one answer each: bring JSON lines/);
+    assert.ok(await page.locator("#train-start").isDisabled());
+    await page.getByRole("link", { name: "See the data" }).click();
+    const pairs = Array.from({ length: 12 }, (_, n) => ({ prompt: `Is ${n} a number?`, chosen: `Yes, ${n} is.`, rejected: "no" }));
+    await page.getByText("Bring your own").click();
+    await page.getByLabel("Paste").fill(pairs.map(pair => JSON.stringify(pair)).join("\n"));
+    await page.getByRole("button", { name: "Add", exact: true }).click();
+    await page.locator("#examples-title", { hasText: "12 preference pairs from pasted text" }).waitFor();
+    const first = page.locator("#examples-list li").first();
+    assert.deepEqual(await first.locator("dd").allTextContents(), ["Is 0 a number?", "Yes, 0 is.", "no"]);
+    assert.deepEqual(await first.locator("dt").allTextContents(), ["prompt", "chosen", "rejected"]);
+    await shoot("data-pairs");
+
+    await go("train");
+    assert.equal(await page.locator("#train-need").innerText(), "");
+    await page.getByLabel("Recommended for this model").check();
+    assert.match(await page.locator("#train-need").innerText(), /preference pairs/);
+    await page.getByRole("button", { name: "Learn from pairs" }).click();
+    await set({ beta: "0.5", learning_rate: "0.0002", batch_size: "2", iters: "6", steps_per_report: "1", steps_per_eval: "3", val_batches: "1" });
+    const config = await train();
+    assert.deepEqual([config.train_mode, config.beta, config.mask_prompt], ["dpo", 0.5, false]);
+    const all = await losses(2);
+    t.diagnostic(`training loss ${all}`);
+    assert.ok(Math.abs(Number(all[0]) - Math.log(2)) < 1e-3, String(all));
+    assert.ok(Number(all.at(-1)) < 0.5 * Number(all[0]), String(all));
+    noFaults();
 });
