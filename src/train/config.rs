@@ -377,6 +377,21 @@ impl TrainConfig {
         }
     }
 
+    /// The iterations of `epochs` passes over data of so many batches.
+    ///
+    /// # Errors
+    /// None, or more than can be counted.
+    pub fn iters_of(epochs: usize, batches: usize) -> Result<usize> {
+        let iters = epochs.checked_mul(batches).filter(|&iters| u32::try_from(iters).is_ok());
+        iters.filter(|&iters| iters > 0).ok_or_else(|| {
+            Error::invalid(format!(
+                "epochs is {epochs}, of {batches} iterations each; it is at least 1, and all of them \
+                 at most {}",
+                u32::MAX
+            ))
+        })
+    }
+
     /// What a run of it starts from: random `lora_a`, zero `lora_b`.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use super::blob::ModelFiles;
 use super::clock;
 use super::engine::{adapter_files, to_array};
 use super::support;
-use super::trainer::{batches, merged};
+use super::trainer::{Settings, batches, for_epochs};
 use super::value::to_js;
 use crate::burn::{AdapterKind, Bottleneck, BurnModel, Device, DoraModule, LoraModule, fresh_by};
 use crate::formats::adapter::write_named;
@@ -62,8 +62,7 @@ pub async fn train_by_burn(
     dataset: JsValue,
     config: JsValue,
 ) -> Result<JsValue, JsValue> {
-    let config = merged(config)?;
-    config.check()?;
+    let Settings { config, epochs } = Settings::from_js(config)?;
     BurnLearner::<LoraModule>::check(&config)?;
     let checkpoint = ModelFiles::from_js(&files)?.open().await?;
     let device = Device::wgpu(&support::require_whole().await?)?;
@@ -71,7 +70,9 @@ pub async fn train_by_burn(
     let Model::Burn(model) = engine.model() else {
         return Err(Error::invalid("the model is not on the burn engine").into());
     };
+    config.check_model(engine.config())?;
     let (train, valid) = batches(&dataset, &engine, &config)?;
+    let config = for_epochs(config, epochs, &train)?;
     let data = TrainData::new(train, valid, engine.config())?;
     let (training, adapter) = match config.adapter_type {
         AdapterType::Lora | AdapterType::Rslora => run::<LoraModule>(model, data, &config).await?,

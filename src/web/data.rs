@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
 use super::engine::WasmEngine;
-use super::trainer::merged;
+use super::trainer::Settings;
 use super::value::{from_js, json, to_js};
 use crate::data::augment;
 use crate::data::file::RecordFile;
@@ -164,8 +164,7 @@ impl WasmEngine {
     /// `dataStats` of the contract.
     #[wasm_bindgen(js_name = dataStats)]
     pub fn data_stats(&self, dataset: &JsValue, config: JsValue) -> Result<JsValue, JsValue> {
-        let config = merged(config)?;
-        config.check()?;
+        let Settings { config, .. } = Settings::from_js(config)?;
         let engine = self.engine();
         let encoder: &Engine = &engine;
         let names = [overview::TRAIN, "valid", overview::TEST];

@@ -55,11 +55,12 @@ impl WasmEngine {
         dataset: JsValue,
         config: JsValue,
     ) -> Result<WasmTrainer, JsValue> {
-        let config = merged(config)?;
-        config.check()?;
+        let Settings { config, epochs } = Settings::from_js(config)?;
         let engine = self.engine();
         let GpuModel { context, llama } = engine.model().gpu()?;
+        config.check_model(&llama.config)?;
         let (train, valid) = batches(&dataset, &engine, &config)?;
+        let config = for_epochs(config, epochs, &train)?;
         let initial = config.initial_adapter(&llama.config)?;
         context.memory().reset_peak();
         let trainer = Trainer::new(context, llama, &initial, train, valid, &config)?;
@@ -223,14 +224,30 @@ pub(super) fn batches(
     Ok((train, valid))
 }
 
-/// The defaults with the caller's settings over them.
-pub(super) fn merged(config: JsValue) -> Result<TrainConfig> {
-    let mut settings = match serde_json::to_value(TrainConfig::default()) {
-        Ok(Value::Object(map)) => map,
-        _ => Map::new(),
-    };
-    if !config.is_undefined() && !config.is_null() {
-        let given: Map<String, Value> = from_js("training settings", config)?;
+/// `TrainConfig` of the contract.
+pub(super) struct Settings {
+    pub config: TrainConfig,
+    /// How many passes over the data, if that was given in the place of `iters`.
+    pub epochs: Option<usize>,
+}
+
+impl Settings {
+    /// The defaults with the caller's settings over them, checked.
+    pub fn from_js(config: JsValue) -> Result<Self> {
+        let mut settings = match serde_json::to_value(TrainConfig::default()) {
+            Ok(Value::Object(map)) => map,
+            _ => Map::new(),
+        };
+        let mut given: Map<String, Value> = match config.is_undefined() || config.is_null() {
+            true => Map::new(),
+            false => from_js("training settings", config)?,
+        };
+        let problem = |error| Error::invalid(format!("training settings: {error}"));
+        let epochs = given.remove("epochs").map(serde_json::from_value).transpose();
+        let epochs: Option<usize> = epochs.map_err(problem)?;
+        if epochs.is_some() && given.contains_key("iters") {
+            return Err(Error::invalid("`iters` and `epochs` both say how long; give one of them"));
+        }
         for (key, value) in given {
             match settings.get_mut(&key) {
                 Some(setting) => *setting = value,
@@ -239,7 +256,19 @@ pub(super) fn merged(config: JsValue) -> Result<TrainConfig> {
                 }
             }
         }
+        let config: TrainConfig =
+            serde_json::from_value(Value::Object(settings)).map_err(problem)?;
+        config.check()?;
+        Ok(Self { config, epochs })
     }
-    serde_json::from_value(Value::Object(settings))
-        .map_err(|error| Error::invalid(format!("training settings: {error}")))
+}
+
+/// The settings of a training on `train`, which are its passes if they were counted.
+pub(super) fn for_epochs(
+    config: TrainConfig,
+    epochs: Option<usize>,
+    train: &BatchSet,
+) -> Result<TrainConfig> {
+    let Some(epochs) = epochs else { return Ok(config) };
+    Ok(TrainConfig { iters: TrainConfig::iters_of(epochs, train.batches())?, ..config })
 }

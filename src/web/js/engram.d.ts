@@ -535,6 +535,8 @@ export interface TrainConfig {
     batch_size?: number;
     /** Default 100. */
     iters?: number;
+    /** Passes over the data, in the place of `iters`, which they become in the trainer's settings. */
+    epochs?: number;
     /** Default 10. */
     steps_per_report?: number;
     /** Default 50. */
@@ -597,7 +599,7 @@ export class Trainer {
     /** Prepares a training. */
     static create(engine: EngineInterface, dataset: Dataset, config?: TrainConfig): Promise<Trainer>;
     /** Every setting, defaults filled in. */
-    readonly config: Required<TrainConfig>;
+    readonly config: Required<Omit<TrainConfig, "epochs">>;
     /** Numbers trained. */
     readonly trainableParameters: number;
     /**

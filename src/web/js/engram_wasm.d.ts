@@ -75,7 +75,7 @@ export class WasmEngine {
 
 export class WasmTrainer {
     private constructor();
-    readonly config: Required<TrainConfig>;
+    readonly config: Required<Omit<TrainConfig, "epochs">>;
     readonly trainableParameters: number;
     /** `undefined` after the last step. */
     advance(): Promise<TrainStep | undefined>;

@@ -377,10 +377,21 @@ both(
         const train = [{ prompt: "hello", completion: "there" }, { prompt: "hello", completion: "there" }, long];
         const test = [{ prompt: "hello", completion: "you" }, { prompt: "bye", completion: "now" }];
         const stats = await engine.dataStats({ train, test }, { max_seq_length: 64, batch_size: 3 });
-        const refused = await engine.dataStats({ train: [{}] }).then(() => "nothing", error => error.message);
-        return { stats, refused };
+        const said = async (/** @type {Promise<unknown>} */ call) => call.then(() => "nothing", error => error.message);
+        const of = (/** @type {import("engram").TrainConfig} */ config) => engram.Trainer.create(engine, { train }, { batch_size: 1, ...config });
+        const { iters } = (await of({ epochs: 2 })).config;
+        const refused = [
+            await said(engine.dataStats({ train: [/** @type {any} */ ({})] })),
+            await said(of({ epochs: 2, iters: 2 })),
+            await said(of({ epochs: 0 })),
+            await said(of({ modules_to_save: ["nowhere"] })),
+        ];
+        return { stats, iters, refused };
     },
-    ({ stats, refused }) => {
+    ({ stats, iters, refused }) => {
+        assert.equal(iters, 6);
+        const expected = [/train/, /both say how long/, /epochs is 0/, /nowhere/];
+        expected.forEach((pattern, i) => assert.match(refused[i] ?? "", pattern));
         const { train, valid, test } = stats.sets;
         assert.equal(valid, undefined);
         assert.deepEqual(train?.duplicates, { exact: 1, normalized: 0 });
@@ -390,7 +401,6 @@ both(
         assert.equal(test?.records, 2);
         assert.deepEqual(stats.leaks, [{ of: "test", in: "train", exact: 1, normalized: 0 }]);
         assert.deepEqual(stats.tested, { prompts: 2, same: 1, varied: 0 });
-        assert.match(refused, /train/);
     },
 );
 

@@ -74,7 +74,7 @@ impl Start {
         config.check_model(engine.config())?;
         let (train, valid) = data(engine, options, &config, terminal)?;
         if let Some(epochs) = options.settings.epochs {
-            config.iters = iters_of(epochs, train.batches())?;
+            config.iters = TrainConfig::iters_of(epochs, train.batches())?;
             terminal.note(format_args!("epochs: {epochs}, of {} iterations each", train.batches()));
         }
         if let Some(checkpoint) = &mut checkpoint {
@@ -131,14 +131,6 @@ impl Start {
             None => Trainer::with(learner, self.data, &self.config)?,
         })
     }
-}
-
-/// The iterations of so many passes over the data.
-fn iters_of(epochs: usize, batches: usize) -> Result<usize> {
-    let iters = epochs.checked_mul(batches).filter(|&iters| u32::try_from(iters).is_ok());
-    iters.filter(|&iters| iters > 0).with_context(|| {
-        format!("--epochs is {epochs}, of {batches} iterations each; it is at least 1, and all of them at most {}", u32::MAX)
-    })
 }
 
 /// An initial adapter has a shape of its own, which becomes the run's.
