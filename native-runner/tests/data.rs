@@ -178,10 +178,7 @@ fn epochs_and_a_share_for_validation() {
         (&["--val-split", "0"][..], "val-split is 0; it is between 0 and 1"),
         (&["--val-split", "0.95"], "val-split 0.95 of 11 records leaves none to train on"),
         (&["--epochs", "0"], "epochs is 0"),
-        (
-            &["--epochs", "18446744073709551615"],
-            "epochs is 18446744073709551615, of 3 iterations",
-        ),
+        (&["--epochs", "18446744073709551615"], "epochs is 18446744073709551615, of 3 iterations"),
         (&["--valid-data", "none.csv"], "none.csv: no such file or folder"),
     ] {
         let small = ["train", "--num-layers", "1", "--data", "x.jsonl"];

@@ -77,7 +77,8 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
-    broadcasts: bool,
+    /// Lanes that broadcast to one another.
+    lanes: Option<u32>,
     variants: Cell<Variants>,
     pipelines: Pipelines,
     memory: Rc<Memory>,
@@ -120,11 +121,11 @@ impl Context {
             true => offered,
             false => wanted_limits(&offered, &ceiling),
         };
-        let broadcasts = !options.without_subgroups && wants_broadcasts(adapter);
-        let mut features = match (options.whole_adapter, broadcasts) {
+        let lanes = broadcasting_lanes(adapter).filter(|_| !options.without_subgroups);
+        let mut features = match (options.whole_adapter, lanes.is_some()) {
             // Those beyond WebGPU's own may break wgpu's promises of safety.
             (true, _) => adapter.features() & !wgpu::Features::all_experimental_mask(),
-            (false, true) => wgpu::Features::SUBGROUP,
+            (false, true) => adapter.features() & wgpu::Features::SUBGROUP,
             (false, false) => wgpu::Features::empty(),
         };
         if options.profile {
@@ -142,6 +143,7 @@ impl Context {
         };
         let (device, queue) =
             adapter.request_device(&descriptor).await.map_err(|e| Error::Gpu(e.to_string()))?;
+        let lanes = lanes.filter(|_| has_subgroups(&device));
 
         let fault = Arc::new(Mutex::new(None));
         let on_error = fault.clone();
@@ -168,8 +170,8 @@ impl Context {
             device,
             queue,
             limits,
-            broadcasts,
-            variants: Cell::new(Variants::all(default_variant(adapter, broadcasts))),
+            lanes,
+            variants: Cell::new(Variants::all(default_variant(adapter, lanes))),
             pipelines: Pipelines::default(),
             memory: Rc::default(),
             bind_groups: Cell::default(),
@@ -196,7 +198,7 @@ impl Context {
     /// Whether loads cost far more than arithmetic here, while eight lanes can broadcast to one
     /// another: true of a software adapter with subgroups of eight.
     pub(crate) fn prefers_broadcasts(&self) -> bool {
-        self.0.broadcasts
+        self.0.lanes == Some(8)
     }
 
     /// The variants that recordings take from now on.
@@ -206,7 +208,11 @@ impl Context {
 
     /// Whether the device can run a variant.
     pub fn has_variant(&self, variant: Variant) -> bool {
-        variant != Variant::Broadcast || self.0.broadcasts
+        match variant {
+            Variant::Tile | Variant::Loads => true,
+            Variant::Broadcast => self.0.lanes == Some(8),
+            Variant::Quads => self.0.lanes == Some(4),
+        }
     }
 
     /// Chooses the variants of the recordings that follow, such as those that
@@ -525,22 +531,38 @@ fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
     }
 }
 
-/// Whether [`Context::prefers_broadcasts`]. In a page the shaders would have to enable subgroups.
-fn wants_broadcasts(adapter: &wgpu::Adapter) -> bool {
+/// How many lanes of a software adapter share what they load, if it is a number that there are kernels for
+/// and its device has subgroups.
+fn broadcasting_lanes(adapter: &wgpu::Adapter) -> Option<u32> {
     let info = adapter.get_info();
-    info.device_type == wgpu::DeviceType::Cpu
-        && info.backend != wgpu::Backend::BrowserWebGpu
-        && info.subgroup_min_size == 8
-        && info.subgroup_max_size == 8
-        && adapter.features().contains(wgpu::Features::SUBGROUP)
+    let known = match info.backend {
+        // Nobody has tried eight there.
+        wgpu::Backend::BrowserWebGpu => &[4][..],
+        _ => &[4, 8],
+    };
+    let lanes = Some(info.subgroup_min_size).filter(|lanes| known.contains(lanes));
+    let is_software = info.device_type == wgpu::DeviceType::Cpu;
+    lanes.filter(|&lanes| is_software && info.subgroup_max_size == lanes)
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+fn has_subgroups(device: &wgpu::Device) -> bool {
+    device.features().contains(wgpu::Features::SUBGROUP)
+}
+
+/// wgpu neither asks a browser for them nor tells of them; whoever opens the device may have.
+#[cfg(target_arch = "wasm32")]
+fn has_subgroups(device: &wgpu::Device) -> bool {
+    device.as_webgpu().is_some_and(|device| device.features().has("subgroups"))
 }
 
 /// What is safe to take without measuring.
-fn default_variant(adapter: &wgpu::Adapter, broadcasts: bool) -> Variant {
-    match (broadcasts, adapter.get_info().device_type) {
-        (true, _) => Variant::Broadcast,
-        (false, wgpu::DeviceType::Cpu) => Variant::Loads,
-        (false, _) => Variant::Tile,
+fn default_variant(adapter: &wgpu::Adapter, lanes: Option<u32>) -> Variant {
+    match (lanes, adapter.get_info().device_type) {
+        (Some(8), _) => Variant::Broadcast,
+        (Some(4), _) => Variant::Quads,
+        (_, wgpu::DeviceType::Cpu) => Variant::Loads,
+        (_, _) => Variant::Tile,
     }
 }
 

@@ -35,7 +35,7 @@ impl Source {
         let Self { kernel, constants, layout } = self;
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
             label: Some(kernel.name),
-            source: wgpu::ShaderSource::Wgsl(kernel.source.concat().into()),
+            source: wgpu::ShaderSource::Wgsl(text(kernel).into()),
         });
         device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name),
@@ -49,6 +49,16 @@ impl Source {
             },
             cache: None,
         })
+    }
+}
+
+/// A kernel's text. A browser wants to be told of subgroups, which naga has not learnt to read.
+fn text(kernel: &Kernel) -> String {
+    let text = kernel.source.concat();
+    let has_subgroups = ["subgroupBroadcast(", "quadSwapX("].iter().any(|call| text.contains(call));
+    match cfg!(target_arch = "wasm32") && has_subgroups {
+        true => format!("enable subgroups;\n{text}"),
+        false => text,
     }
 }
 

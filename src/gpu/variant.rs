@@ -14,6 +14,13 @@ pub enum Variant {
     /// The same, where eight lanes load for one another: for software adapters with subgroups of
     /// eight.
     Broadcast,
+    /// The same, where four lanes do.
+    Quads,
+}
+
+impl Variant {
+    /// Every one.
+    pub const ALL: [Self; 4] = [Self::Tile, Self::Loads, Self::Broadcast, Self::Quads];
 }
 
 /// The variant of each product that has several.

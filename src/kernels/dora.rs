@@ -63,7 +63,7 @@ pub fn dora_lengths(
 ) -> Result<()> {
     let lanes = match r.context().variants().matmul {
         Variant::Tile => 8.0,
-        Variant::Loads | Variant::Broadcast => 1.0,
+        Variant::Loads | Variant::Broadcast | Variant::Quads => 1.0,
     };
     let constants = [w.format().constant(), ("LANES", lanes)];
     for part in w.parts() {

@@ -29,6 +29,7 @@ const TILES: Kernel = kernel!("matmul_tile", "matmul.wgsl");
 const LOADS: Kernel = kernel!("matmul_loads", "eight_loads.wgsl", "matmul_rows.wgsl");
 const BROADCAST: Kernel =
     kernel!("matmul_broadcast", "spread.wgsl", "eight_broadcast.wgsl", "matmul_rows.wgsl");
+const QUADS: Kernel = kernel!("matmul_quads", "eight_quads.wgsl", "matmul_quads.wgsl");
 
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;
@@ -94,6 +95,7 @@ pub fn matmul(
             Variant::Tile => (&TILES, TILE, TILE as u32),
             Variant::Loads => (&LOADS, GROUP_ROWS, GROUP_TOKENS),
             Variant::Broadcast => (&BROADCAST, GROUP_ROWS, GROUP_TOKENS),
+            Variant::Quads => (&QUADS, GROUP_ROWS, GROUP_TOKENS),
         };
         let grid = [Extent::cover(part.rows, rows), y.per_token(tokens), ONE];
         r.dispatch(kernel, &[w.format().constant()], &params, &bindings, grid)?;

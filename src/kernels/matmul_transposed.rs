@@ -37,6 +37,12 @@ const BROADCAST: Kernel = kernel!(
     "matmul_transposed_broadcast.wgsl",
     "matmul_transposed_rows.wgsl"
 );
+const QUADS: Kernel = kernel!(
+    "matmul_transposed_quads",
+    "eight_quads.wgsl",
+    "matmul_transposed_quads.wgsl",
+    "matmul_transposed_rows.wgsl"
+);
 
 /// Columns and tokens that a workgroup of `matmul_transposed_rows.wgsl` does.
 const GROUP_COLS: usize = 2 * BLOCK;
@@ -84,6 +90,7 @@ pub fn matmul_transposed(
             Variant::Tile => (&TILES, BLOCK, BLOCK as u32),
             Variant::Loads => (&LOADS, GROUP_COLS, GROUP_TOKENS),
             Variant::Broadcast => (&BROADCAST, GROUP_COLS, GROUP_TOKENS),
+            Variant::Quads => (&QUADS, GROUP_COLS, GROUP_TOKENS),
         };
         let grid = [Extent::cover(w.cols(), cols), dy.per_token(tokens), ONE];
         r.dispatch(kernel, &[w.format().constant()], &params, &bindings, grid)?;

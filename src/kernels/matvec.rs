@@ -131,7 +131,7 @@ pub fn matvec(
     let paired = if gate.is_some() { GROUP_ROWS / 2 } else { GROUP_ROWS };
     let (kernel, per) = match r.context().variants().matvec {
         Variant::Tile => (&TILES, ROWS),
-        Variant::Loads => (&LOADS, paired),
+        Variant::Loads | Variant::Quads => (&LOADS, paired),
         Variant::Broadcast => (&BROADCAST, paired),
     };
     let constants = [

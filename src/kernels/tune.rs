@@ -44,7 +44,7 @@ async fn fastest(
     context.write(&step, 0, bytemuck::bytes_of(&count));
 
     let mut shortest = [f64::INFINITY; 3];
-    for variant in [Variant::Tile, Variant::Loads, Variant::Broadcast] {
+    for variant in Variant::ALL {
         if !context.has_variant(variant) {
             continue;
         }

@@ -27,10 +27,11 @@ fn block_scale(block: u32) -> vec2<f32> {
 }
 
 fn eight_nibbles(word: u32) -> Eight {
-    let low = (vec4<u32>(word) >> vec4<u32>(0u, 4u, 8u, 12u)) & vec4<u32>(15u);
-    let high = (vec4<u32>(word) >> vec4<u32>(16u, 20u, 24u, 28u)) & vec4<u32>(15u);
     // CPUs turn signed numbers into floats far faster than unsigned ones.
-    return Eight(vec4<f32>(vec4<i32>(low)), vec4<f32>(vec4<i32>(high)));
+    let low = vec4<i32>(vec4<u32>(word) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u));
+    let high = vec4<i32>(vec4<u32>(word >> 16u) & vec4<u32>(0xfu, 0xf0u, 0xf00u, 0xf000u));
+    let places = vec4<f32>(1.0, 0.0625, 0.00390625, 0.000244140625);
+    return Eight(vec4<f32>(low) * places, vec4<f32>(high) * places);
 }
 
 // Weights 8·quarter … 8·quarter + 7 of a block, before its `block_scale`, by the loads of just those.

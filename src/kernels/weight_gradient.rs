@@ -75,7 +75,7 @@ pub fn weight_gradient(r: &mut Recorder, x: &Tensor, dy: &Tensor, dw: &Matrix) -
         // Trained matrices are multiplied by both products as often: what is fast for the one is so here.
         let (kernel, cols, rows) = match r.context().variants().matmul_transposed {
             Variant::Tile => (&TILES, TILE, TILE),
-            Variant::Loads => (&LOADS, GROUP_COLS, GROUP_ROWS),
+            Variant::Loads | Variant::Quads => (&LOADS, GROUP_COLS, GROUP_ROWS),
             Variant::Broadcast => (&BROADCAST, GROUP_COLS, GROUP_ROWS),
         };
         // One layer of workgroups, or none where the replay has none of these tokens.

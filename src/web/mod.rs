@@ -16,6 +16,7 @@ mod engine;
 mod error;
 mod evaluate;
 mod sha256;
+mod subgroups;
 mod support;
 mod trainer;
 mod value;

@@ -6,6 +6,7 @@ use wasm_bindgen::prelude::*;
 use wasm_bindgen_futures::JsFuture;
 
 use super::error::coded;
+use super::subgroups;
 use super::value::to_js;
 use super::variants::InContract;
 use crate::gpu::{Context, ContextOptions, Variants};
@@ -82,7 +83,7 @@ pub(super) async fn open() -> Result<(Context, DeviceInfo), (&'static str, Strin
                 .into(),
         ));
     }
-    let context = Context::new(&ContextOptions::default())
+    let context = subgroups::open(&ContextOptions::default())
         .await
         .map_err(|error| ("limits", format!("This GPU can't be used: {error}")))?;
     let device = DeviceInfo {

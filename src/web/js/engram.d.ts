@@ -115,10 +115,10 @@ export interface DeviceInfo {
 }
 
 /**
- * A way to compute the same: `tile` is for GPUs, `loads` for CPUs that pretend to be one, and
- * `broadcast` for such ones outside of a page.
+ * A way to compute the same: `tile` is for GPUs, `loads` for CPUs that pretend to be one, `quads` for such
+ * ones with subgroups of four, and `broadcast` for such ones outside of a page.
  */
-export type Variant = "tile" | "loads" | "broadcast";
+export type Variant = "tile" | "loads" | "broadcast" | "quads";
 
 /** Bytes in use. */
 export interface MemoryInfo {
