@@ -470,6 +470,12 @@ export function augmentPattern(pattern: Pattern): Promise<string[]>;
  * `format` with the file and the line or row.
  */
 export function parseExamples(name: string, text: string): Promise<TrainingExample[]>;
+/**
+ * Reads the examples of a `.jsonl`, `.json`, `.csv` or `.parquet` file, by the end of its name, as
+ * {@link parseExamples} does; a Parquet file's rows are records. Throws `data` or `format` with the
+ * file and the line or row.
+ */
+export function readExamples(file: File | NamedFile): Promise<TrainingExample[]>;
 /** Divides patterns into training, validation and test data. */
 export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig): Promise<Splits>;
 

@@ -10,6 +10,7 @@ export {
     formatPatterns,
     parseExamples,
     parsePatterns,
+    readExamples,
     splitPatterns,
 } from "./data.js";
 export { Engine } from "./engine.js";

@@ -20,9 +20,15 @@ const sum = createHash("sha256").update(await readFile(MODEL)).digest("hex");
 
 const imports = JSON.stringify({ imports: { engram: `/${basename(PACKAGE)}/index.js` } });
 const hash = createHash("sha256").update(imports).digest("base64");
+const DATA = join(ROOT, "data/goldens/parquet");
+const dataFiles = ["chats.parquet", "chats.jsonl", "completions.parquet", "completions.jsonl"];
 const server = await serve({
     root: dirname(PACKAGE),
-    files: { "/model.gguf": MODEL, "/big.gguf": process.env.ENGRAM_MODEL ?? MODEL },
+    files: {
+        "/model.gguf": MODEL,
+        "/big.gguf": process.env.ENGRAM_MODEL ?? MODEL,
+        ...Object.fromEntries(dataFiles.map(name => [`/data/${name}`, join(DATA, name)])),
+    },
     texts: {
         "/": `<!doctype html><title>engram</title><script type="importmap">${imports}</script>`,
         "/example.js": await example(),
@@ -481,6 +487,32 @@ test("data needs no GPU", async () => {
     assert.match(result.error, /^data .*bad\.yaml/);
     assert.equal(result.examples.length, 1);
     assert(result.support.ok && result.support.device?.isSoftware, result.support.message);
+});
+
+test("a Parquet file is read as its records in JSON lines, by modules that are only then loaded", async () => {
+    const result = await inPage(async () => {
+        /** @type {Engram} */
+        const { readExamples } = await import(/** @type {string} */ ("engram"));
+        const read = async (/** @type {string} */ name) => {
+            const blob = await (await fetch(`./data/${name}`)).blob();
+            return readExamples(new File([blob], name));
+        };
+        const lines = [await read("chats.jsonl"), await read("completions.jsonl")];
+        const early = performance.getEntriesByType("resource").filter(({ name }) => name.includes("/vendor/")).length;
+        const rows = [await read("chats.parquet"), await read("completions.parquet")];
+        const bytes = new TextEncoder().encode('{"text": "a"}\nPAR1');
+        const bad = new Uint8Array(await (await fetch("./data/chats.parquet")).arrayBuffer()).slice(9);
+        const failing = (/** @type {string} */ name, /** @type {Uint8Array} */ bytes) =>
+            readExamples({ name, bytes }).then(() => "", error => `${error.code} ${error.message}`);
+        const errors = [await failing("a.parquet", bytes), await failing("b.parquet", bad), await failing("c.jsonl", bytes)];
+        return { lines, rows, early, errors };
+    }, "Engine");
+    assert.equal(result.early, 0);
+    assert.equal(result.lines[1]?.length, 200);
+    assert.deepEqual(result.rows, result.lines);
+    assert.match(result.errors[0] ?? "", /^format a\.parquet: no Parquet file that can be read: /);
+    assert.match(result.errors[1] ?? "", /^format b\.parquet: no Parquet file that can be read: /);
+    assert.match(result.errors[2] ?? "", /^data c\.jsonl:2: not JSON/);
 });
 
 test("where the file system can't be written, the Cache API keeps models", async () => {

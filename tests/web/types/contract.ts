@@ -16,6 +16,7 @@ type Functions =
     | "formatPatterns"
     | "parseExamples"
     | "parsePatterns"
+    | "readExamples"
     | "splitPatterns";
 
 /** What a class's instances have, without its private side. */

@@ -1,11 +1,13 @@
 // @ts-check
 /** The package as a folder, with a module that is written in JavaScript. */
 
+import { execFile } from "node:child_process";
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { after } from "node:test";
+import { promisify } from "node:util";
 import { Worker } from "node:worker_threads";
 
 /** @typedef {typeof import("../../../src/web/js/index.js")} Package */
@@ -20,6 +22,7 @@ after(async () => {
 });
 await cp(join(here, "../../../src/web/js"), folder, { recursive: true });
 await cp(join(here, "fake_wasm.mjs"), join(folder, "engram_wasm.js"));
+await promisify(execFile)(join(here, "../../../scripts/vendor"), [join(folder, "vendor")]);
 await writeFile(join(folder, "package.json"), '{ "type": "module" }');
 // What a browser's worker has and Node's has not.
 await writeFile(
