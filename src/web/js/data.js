@@ -54,14 +54,14 @@ export async function parseExamples(name, text) {
 export async function readExamples(file) {
     const { name } = file;
     try {
-        return await readNamed(name, file instanceof Blob ? file : new Blob([/** @type {BlobPart} */ (file.bytes)]));
+        return await readBlob(name, file instanceof Blob ? file : new Blob([/** @type {BlobPart} */ (file.bytes)]));
     } catch (error) {
         throw toError(error, "data");
     }
 }
 
-/** @param {string} name @param {Blob} blob */
-async function readNamed(name, blob) {
+/** @param {string} name @param {Blob} blob @returns {Promise<TrainingExample[]>} */
+export async function readBlob(name, blob) {
     const kind = /\.(jsonl|json|csv|parquet)$/i.exec(name)?.[1]?.toLowerCase();
     if (kind === undefined) {
         throw new EngramError("data", `${name}: no .jsonl, .json, .csv or .parquet file, by the end of its name`);

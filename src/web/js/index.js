@@ -13,6 +13,7 @@ export {
     readExamples,
     splitPatterns,
 } from "./data.js";
+export { loadDataset } from "./dataset.js";
 export { Engine } from "./engine.js";
 export { EngramError } from "./errors.js";
 export { evaluate } from "./evaluate.js";

@@ -2,8 +2,10 @@
 /** Rows of Parquet files as JSON lines. The native runner writes the same (`dataset/parquet.rs`). */
 
 /** @import { Compressors } from "hyparquet" */
+/** @import { Vendor } from "./packages.js" */
 
 import { EngramError, toError } from "./errors.js";
+import { vendor } from "./packages.js";
 
 /** Most bytes of a data file, unpacked if it is packed: a text that a page can hold. */
 export const MOST_BYTES = 2 ** 28;
@@ -25,9 +27,9 @@ function checkSize(bytes) {
  * @returns {Promise<string>}
  */
 export async function parquetLines(name, blob) {
-    const vendor = await load(name);
+    const packages = await vendor();
     try {
-        return await read(vendor, blob);
+        return await read(packages, blob);
     } catch (error) {
         const { message } = toError(error);
         const [line = ""] = message.replace(/^parquet /, "").split("\n");
@@ -35,21 +37,7 @@ export async function parquetLines(name, blob) {
     }
 }
 
-/** @param {string} name */
-async function load(name) {
-    try {
-        // Only who has such a file needs it.
-        return await import("./vendor.js");
-    } catch (error) {
-        const { message } = toError(error);
-        const advice = "check the network, and that the package's vendor folder is served";
-        throw new EngramError("network", `${name}: what reads Parquet can't be loaded (${message}); ${advice}`, {
-            cause: error,
-        });
-    }
-}
-
-/** @param {typeof import("./vendor.js")} vendor @param {Blob} blob */
+/** @param {Vendor} packages @param {Blob} blob */
 async function read({ parquetMetadataAsync, parquetReadObjects, ...codecs }, blob) {
     if (blob.size < 12) throw new Error("it is too short");
     const file = {
@@ -84,7 +72,7 @@ async function read({ parquetMetadataAsync, parquetReadObjects, ...codecs }, blo
 /**
  * What unpacks a page, into as much memory as it says and we have.
  *
- * @param {Omit<typeof import("./vendor.js"), "parquetMetadataAsync" | "parquetReadObjects">} codecs
+ * @param {Omit<Vendor, "parquetMetadataAsync" | "parquetReadObjects">} codecs
  * @returns {Compressors}
  */
 function compressorsOf({ snappyUncompress, gunzip, unzstd, decompressBrotli, decompressLz4, decompressLz4Raw }) {

@@ -6,3 +6,4 @@ export { parquetMetadataAsync, parquetReadObjects, snappyUncompress } from "./ve
 export { decompressBrotli } from "./vendor/hyparquet-compressors/brotli.js";
 export { gunzip } from "./vendor/hyparquet-compressors/gzip.js";
 export { decompressLz4, decompressLz4Raw } from "./vendor/hyparquet-compressors/lz4.js";
+export { load as parseYaml } from "./vendor/js-yaml/index.js";

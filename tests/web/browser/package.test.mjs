@@ -27,9 +27,18 @@ const server = await serve({
     files: {
         "/model.gguf": MODEL,
         "/big.gguf": process.env.ENGRAM_MODEL ?? MODEL,
+        "/datasets/o/rows/resolve/abc/main/train-0.parquet": join(DATA, "completions.parquet"),
         ...Object.fromEntries(dataFiles.map(name => [`/data/${name}`, join(DATA, name)])),
     },
     texts: {
+        "/api/datasets/o/rows/revision/main?blobs=true": JSON.stringify({
+            sha: "abc",
+            siblings: ["README.md", "main/train-0.parquet", "main/test-0.jsonl"].map(rfilename => ({ rfilename })),
+        }),
+        "/datasets/o/rows/resolve/abc/README.md":
+            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n" +
+            "  - split: test\n    path: main/test-*\n---\n# Rows\n",
+        "/datasets/o/rows/resolve/abc/main/test-0.jsonl": '{"prompt": "a", "completion": "b"}\n',
         "/": `<!doctype html><title>engram</title><script type="importmap">${imports}</script>`,
         "/example.js": await example(),
     },
@@ -513,6 +522,35 @@ test("a Parquet file is read as its records in JSON lines, by modules that are o
     assert.match(result.errors[0] ?? "", /^format a\.parquet: no Parquet file that can be read: /);
     assert.match(result.errors[1] ?? "", /^format b\.parquet: no Parquet file that can be read: /);
     assert.match(result.errors[2] ?? "", /^data c\.jsonl:2: not JSON/);
+});
+
+test("a data set of the hub is loaded by its card, once, and a part of it", async () => {
+    const result = await inPage(async () => {
+        /** @type {Engram} */
+        const { cache, loadDataset } = await import(/** @type {string} */ ("engram"));
+        const options = { hubEndpoint: location.origin };
+        /** @type {object[]} */
+        const progress = [];
+        const whole = await loadDataset("hf:o/rows", { ...options, onProgress: step => progress.push(step) });
+        const kept = await cache.list();
+        const part = await loadDataset("o/rows:test", options);
+        const slice = await loadDataset("hf:o/rows[:10%]", options);
+        const url = await loadDataset("./data/chats.jsonl");
+        const error = await loadDataset("hf:o/rows:other/train", options).then(() => "", error => `${error.code} ${error.message}`);
+        return { whole, part, slice, url, error, progress, kept: kept.length };
+    }, "Engine");
+    const { train, test: tests, ...others } = result.whole;
+    assert.equal(train?.length, 200);
+    assert.deepEqual([tests, others], [result.part.train, {}]);
+    assert.deepEqual(tests, [{ prompt: "a", completion: "b" }]);
+    assert.deepEqual(result.slice, { train: train?.slice(0, 20) });
+    assert.equal(result.url.train?.length, 2);
+    assert.match(result.error, /^invalid hf:o\/rows:other\/train: no configuration other there; there are main$/);
+    assert(result.progress.length > 1);
+    assert.equal(result.kept, 4);
+    for (const name of ["/api/datasets/o/rows/revision/main", "/datasets/o/rows/resolve/abc/main/train-0.parquet"]) {
+        assert.equal(server.requests.filter(path => path === name).length, 1, name);
+    }
 });
 
 test("where the file system can't be written, the Cache API keeps models", async () => {

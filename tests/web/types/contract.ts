@@ -14,6 +14,7 @@ type Functions =
     | "checkSupport"
     | "evaluate"
     | "formatPatterns"
+    | "loadDataset"
     | "parseExamples"
     | "parsePatterns"
     | "readExamples"

@@ -1,6 +1,7 @@
 // @ts-check
 /** The package as a folder, with a module that is written in JavaScript. */
 
+import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
 import { cp, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
@@ -38,6 +39,17 @@ await writeFile(
 /** One of the package's modules. @param {string} name @returns {Promise<never>} */
 export function load(name) {
     return import(pathToFileURL(join(folder, name)).href);
+}
+
+/** What `assert.rejects` takes: an error of one line with this code. @param {string} code @param {RegExp} [message] */
+export function failing(code, message = /./) {
+    return (/** @type {unknown} */ error) => {
+        const { code: actual, message: text } = /** @type {{ code: string, message: string }} */ (error);
+        assert.equal(actual, code, text);
+        assert.match(text, message);
+        assert(!text.includes("\n"));
+        return true;
+    };
 }
 
 /** A worker as a browser's. */

@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { test } from "node:test";
 import { fileURLToPath } from "node:url";
 
-import { load } from "./assemble.mjs";
+import { failing, load } from "./assemble.mjs";
 
 /** @type {typeof import("../../../src/web/js/data.js")} */
 const { readExamples } = await load("data.js");
@@ -15,17 +15,6 @@ const { readExamples } = await load("data.js");
 const GOLDENS = fileURLToPath(new URL("../../../data/goldens/parquet", import.meta.url));
 const golden = (/** @type {string} */ name) => readFile(join(GOLDENS, name));
 const read = async (/** @type {string} */ name) => readExamples(new File([await golden(name)], name));
-
-/** @param {string} code @param {RegExp} message */
-function failing(code, message) {
-    return (/** @type {unknown} */ error) => {
-        const { code: actual, message: text } = /** @type {{ code: string, message: string }} */ (error);
-        assert.equal(actual, code, text);
-        assert.match(text, message);
-        assert(!text.includes("\n"));
-        return true;
-    };
-}
 
 test("rows of a Parquet file are the records that were written", async () => {
     for (const name of ["chats", "texts"]) {
