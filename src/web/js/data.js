@@ -4,6 +4,7 @@
 /** @import { DataProblem, NamedFile, Pattern, SplitConfig, Splits, TrainingExample } from "./engram" */
 
 import { EngramError, toError } from "./errors.js";
+import { kindOf } from "./layout.js";
 import { MOST_BYTES, parquetLines } from "./parquet.js";
 import { guarded, wasm } from "./wasm.js";
 
@@ -60,18 +61,20 @@ export async function readExamples(file) {
     }
 }
 
-/** @param {string} name @param {Blob} blob @returns {Promise<TrainingExample[]>} */
-export async function readBlob(name, blob) {
-    const kind = /\.(jsonl|json|csv|parquet)$/i.exec(name)?.[1]?.toLowerCase();
-    if (kind === undefined) {
-        throw new EngramError("data", `${name}: no .jsonl, .json, .csv or .parquet file, by the end of its name`);
-    }
+/**
+ * @param {string} name
+ * @param {Blob} blob
+ * @param {number} [most] How many records suffice: of a large file no more need be read.
+ * @returns {Promise<TrainingExample[]>}
+ */
+export async function readBlob(name, blob, most = Infinity) {
+    const kind = kindOf(name);
     if (blob.size > MOST_BYTES) {
         const most = `${blob.size} bytes are more than the ${MOST_BYTES} that a page takes`;
         throw new EngramError("data", `${name}: its ${most}; divide it`);
     }
     if (kind !== "parquet") return parseExamples(name, await decode(name, blob));
-    const lines = await parquetLines(name, blob);
+    const lines = await parquetLines(name, blob, most);
     return parseExamples(name, lines).catch(error => {
         // A line of ours is a row of the file.
         const place = `${name}:`;

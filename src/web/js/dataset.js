@@ -10,7 +10,7 @@
 import { cache, fetchFile } from "./cache.js";
 import { readBlob } from "./data.js";
 import { EngramError, throwIfAborted, toError } from "./errors.js";
-import { isData, SETS, standing } from "./layout.js";
+import { isData, kindOf, SETS, standing } from "./layout.js";
 import { vendor } from "./packages.js";
 import { choose, configsOf } from "./parts.js";
 import { MOST_BYTES } from "./parquet.js";
@@ -32,6 +32,7 @@ export async function loadDataset(source, options = {}) {
     const { signal } = options;
     try {
         throwIfAborted(signal);
+        if (typeof source !== "string") throw new EngramError("invalid", "a data set is named by a text");
         const url = toUrl(source);
         return url ? { train: await fromUrl(url, options) } : await fromHub(source, options);
     } catch (error) {
@@ -42,9 +43,7 @@ export async function loadDataset(source, options = {}) {
 /** @param {URL} url @param {DatasetOptions} options */
 async function fromUrl(url, { cache: mode = "use", signal, onProgress }) {
     const name = decodeURIComponent(url.pathname.split("/").pop() ?? "");
-    if (!isData(name)) {
-        throw new EngramError("data", `${url.href}: no .jsonl, .json, .csv or .parquet file, by the end of its name`);
-    }
+    kindOf(name); // before anything is downloaded
     const blob = await fetchFile(url.href, {
         mode: isRemote(url) ? mode : "none",
         signal,
@@ -73,12 +72,14 @@ async function fromHub(source, options) {
         /** @type {TrainingExample[]} */
         const examples = [];
         for (const file of sets[set]) {
-            if (examples.length >= mostNeeded(slice)) break;
+            const most = mostNeeded(slice) - examples.length;
+            if (most <= 0) break;
             checkSize(spec, file, done);
             const blob = await repository.fetch(file, loaded => onProgress?.({ loaded: done + loaded, total }));
             done += blob.size;
             throwIfAborted(signal);
-            for (const example of await readBlob(`hf:${spec.repository}:${file.name}`, blob)) examples.push(example);
+            const read = await readBlob(`hf:${spec.repository}:${file.name}`, blob, most);
+            for (const example of read) examples.push(example);
         }
         const taken = slice ? examples.slice(...rangeOf(slice, examples.length)) : examples;
         if (taken.length > 0) splits[set] = taken;

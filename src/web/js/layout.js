@@ -32,9 +32,18 @@ export function setOfPath(path) {
     return words.map(setOfWord).find(set => set !== undefined);
 }
 
+const KIND = /\.(jsonl|json|csv|parquet)$/i;
+
 /** Whether a file's name ends as one of the kinds that are read, and is not hidden. @param {string} path */
 export function isData(path) {
-    return /(^|\/)[^./][^/]*\.(jsonl|json|csv|parquet)$/i.test(path);
+    return KIND.test(path) && !/(^|\/)\.[^/]*$/.test(path);
+}
+
+/** The end of a data file's name, without its dot. @param {string} name */
+export function kindOf(name) {
+    const kind = KIND.exec(name)?.[1]?.toLowerCase();
+    if (kind !== undefined) return kind;
+    throw new EngramError("data", `${name}: no .jsonl, .json, .csv or .parquet file, by the end of its name`);
 }
 
 /**

@@ -15,7 +15,7 @@ const MOST_ROWS = 2 ** 24;
 /** @param {number} bytes */
 function checkSize(bytes) {
     if (!(bytes >= 0 && bytes <= MOST_BYTES)) {
-        throw new Error(`${bytes} bytes when unpacked are more than the ${MOST_BYTES} that a page takes`);
+        throw new Error(`${bytes} bytes when unpacked are more than the ${MOST_BYTES} that a page takes; divide it`);
     }
 }
 
@@ -24,12 +24,13 @@ function checkSize(bytes) {
  *
  * @param {string} name What errors call it.
  * @param {Blob} blob
+ * @param {number} most How many rows suffice; there may be more.
  * @returns {Promise<string>}
  */
-export async function parquetLines(name, blob) {
+export async function parquetLines(name, blob, most) {
     const packages = await vendor();
     try {
-        return await read(packages, blob);
+        return await read(packages, blob, most);
     } catch (error) {
         const { message } = toError(error);
         const [line = ""] = message.replace(/^parquet /, "").split("\n");
@@ -37,8 +38,8 @@ export async function parquetLines(name, blob) {
     }
 }
 
-/** @param {Vendor} packages @param {Blob} blob */
-async function read({ parquetMetadataAsync, parquetReadObjects, ...codecs }, blob) {
+/** @param {Vendor} packages @param {Blob} blob @param {number} most */
+async function read({ parquetMetadataAsync, parquetReadObjects, ...codecs }, blob, most) {
     if (blob.size < 12) throw new Error("it is too short");
     const file = {
         byteLength: blob.size,
@@ -48,20 +49,24 @@ async function read({ parquetMetadataAsync, parquetReadObjects, ...codecs }, blo
         },
     };
     const metadata = await parquetMetadataAsync(file, { geoparquet: false });
-    const groups = metadata.row_groups.map(group => Number(group.num_rows));
-    const rows = groups.reduce((sum, rows) => sum + rows, 0);
-    if (!(Math.min(0, ...groups) === 0 && rows <= MOST_ROWS)) {
-        throw new Error(`${rows} rows are more than the ${MOST_ROWS} that a page takes; divide it`);
+    /** @type {typeof metadata.row_groups} */
+    const groups = [];
+    let rows = 0;
+    for (const group of metadata.row_groups) {
+        if (rows >= most) break;
+        groups.push(group);
+        rows += Math.max(Number(group.num_rows), 0);
     }
-    const columns = metadata.row_groups.flatMap(group => group.columns);
+    if (!(rows <= MOST_ROWS)) throw new Error(`${rows} rows are more than the ${MOST_ROWS} that a page takes; divide it`);
+    const columns = groups.flatMap(group => group.columns);
     checkSize(columns.reduce((sum, { meta_data: column }) => sum + Number(column?.total_uncompressed_size ?? 0), 0));
 
     const compressors = compressorsOf(codecs);
     let lines = "";
     let rowStart = 0;
     // Group by group: their rows as objects take several times the memory of the text.
-    for (const count of groups) {
-        const rowEnd = rowStart + count;
+    for (const { num_rows: count } of groups) {
+        const rowEnd = rowStart + Number(count);
         const options = { file, metadata, rowStart, rowEnd, compressors, utf8: false };
         for (const row of await parquetReadObjects(options)) lines += `${JSON.stringify(plain(row))}\n`;
         rowStart = rowEnd;

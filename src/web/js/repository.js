@@ -63,9 +63,15 @@ export async function openRepository(kind, spec, { cache: mode = "use", hubEndpo
     const { repository, revision } = spec;
     const endpoint = hubEndpoint.replace(/\/+$/, "");
     const shown = show(spec);
-    // Kept like the files, so that nothing is asked where all is in the cache.
     const url = `${endpoint}/api/${kind}/${repository}/revision/${encodeURIComponent(revision)}?blobs=true`;
-    const answer = await fetchFile(url, { mode, signal, shown });
+    const ask = (/** @type {CacheMode} */ mode) => fetchFile(url, { mode, signal, shown });
+    // Kept like the files, so that nothing need be asked where all is in the cache. A model is then taken
+    // as it was; a data set may have grown, as long as the hub can be asked.
+    const isAsked = kind === "datasets" && mode === "use";
+    const answer = await ask(isAsked ? "refresh" : mode).catch(error => {
+        if (isAsked && error.code === "network") return ask("use");
+        throw error;
+    });
     const { commit, files } = parseListing(await answer.text(), shown);
     // By its commit, so that every file is of one state of the repository.
     const root = `${endpoint}/${kind === "models" ? "" : `${kind}/`}${repository}/resolve/${commit}`;

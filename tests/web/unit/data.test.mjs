@@ -10,7 +10,7 @@ import { fileURLToPath } from "node:url";
 import { failing, load } from "./assemble.mjs";
 
 /** @type {typeof import("../../../src/web/js/data.js")} */
-const { readExamples } = await load("data.js");
+const { readBlob, readExamples } = await load("data.js");
 
 const GOLDENS = fileURLToPath(new URL("../../../data/goldens/parquet", import.meta.url));
 const golden = (/** @type {string} */ name) => readFile(join(GOLDENS, name));
@@ -26,6 +26,9 @@ test("rows of a Parquet file are the records that were written", async () => {
     for (const name of ["completions", "gzip", "brotli", "lz4"]) {
         assert.deepEqual(await read(`${name}.parquet`), scored, name);
     }
+    // Of row groups of 60 those that have enough.
+    const most = await readBlob("x.parquet", new Blob([await golden("completions.parquet")]), 61);
+    assert.deepEqual(most, scored.slice(0, 120));
     const bytes = new Uint8Array(await golden("texts.parquet"));
     assert.equal((await readExamples({ name: "named.PARQUET", bytes })).length, 2);
 });

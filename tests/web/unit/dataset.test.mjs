@@ -46,6 +46,7 @@ const lines = (/** @type {string[]} */ ...texts) => texts.map(text => `${JSON.st
 const listing = (/** @type {Record<string, number>} */ files) =>
     JSON.stringify({ sha: "abc", siblings: Object.entries(files).map(([rfilename, size]) => ({ rfilename, size })) });
 const api = (/** @type {string} */ id, revision = "main") => `/api/datasets/${id}/revision/${revision}?blobs=true`;
+const listed = "/api/datasets/o/one/revision/main";
 const at = "/datasets/o/one/resolve/abc";
 const one = { "data/train-0.jsonl": lines("a", "b"), "data/train-1.jsonl": lines("c", "d"), "data/test.jsonl": lines("t") };
 const sizes = Object.fromEntries(Object.entries(one).map(([name, text]) => [name, text.length]));
@@ -194,7 +195,7 @@ async function loaded(source, options) {
     return [texts(train), texts(valid), texts(test)];
 }
 
-test("a data set is loaded by its names, and then needs no network", async () => {
+test("a data set is loaded by its names, and then only asked whether it is the same", async () => {
     /** @type {object[]} */
     const progress = [];
     const all = [["a", "b", "c", "d"], undefined, ["t"]];
@@ -203,7 +204,9 @@ test("a data set is loaded by its names, and then needs no network", async () =>
     assert.deepEqual(progress.at(-1), { loaded: total, total });
     server.requests.length = 0;
     assert.deepEqual(await loaded("o/one"), all);
-    assert.deepEqual(server.requests, []);
+    assert.deepEqual(server.requests, [listed]);
+    server.faults.set(listed, { status: 500 });
+    assert.deepEqual(await loaded("o/one"), all, "what the cache has");
     // What is named alone is what is trained on.
     assert.deepEqual(await loaded("hf:o/one:test"), [["t"], undefined, undefined]);
     assert.deepEqual(await loaded("hf:o/one:data/*-1.jsonl"), [["c", "d"], undefined, undefined]);
@@ -213,7 +216,7 @@ test("a data set is loaded by its names, and then needs no network", async () =>
 
 test("of a slice at the beginning no more is downloaded than it needs", async () => {
     assert.deepEqual(await loaded("hf:o/one:train[1:2]"), [["b"], undefined, undefined]);
-    assert.deepEqual(server.requests, [api("o/one").split("?")[0], `${at}/data/train-0.jsonl`]);
+    assert.deepEqual(server.requests, [listed, `${at}/data/train-0.jsonl`]);
     // A set that the slice takes nothing of is left out.
     assert.deepEqual(await loaded("hf:o/one[1:3]"), [["b", "c"], undefined, undefined]);
     await assert.rejects(fromServer("hf:o/one:train[5:9]"), failing("data", /^hf:o\/one:train\[5:9\]: no record of its 4 of train is in the slice \[5:9\]$/));
@@ -224,6 +227,8 @@ test("a card and the hub's conversion to Parquet are understood", async () => {
     assert.equal(train?.length, 200);
     assert.deepEqual(others, {});
     assert.equal((await fromServer("hf:o/conv@refs/convert/parquet")).train?.length, 200);
+    const slice = await fromServer("hf:o/conv@refs/convert/parquet[50:150]");
+    assert.deepEqual(slice.train, train?.slice(50, 150));
     await assert.rejects(fromServer("hf:o/two"), failing("invalid", /name one of them, as hf:o\/two:main; there are main, other/));
 });
 
@@ -237,6 +242,7 @@ test("a file at a URL is trained on", async () => {
 
 test("what can't be loaded says why", async () => {
     for (const [source, code, message] of /** @type {const} */ ([
+        [/** @type {never} */ (7), "invalid", /named by a text/],
         ["", "invalid", /neither a data set of the hub/],
         ["hf:", "invalid", /neither/],
         ["hf:o/one:", "invalid", /neither/],
