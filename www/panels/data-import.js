@@ -19,11 +19,7 @@ export function startImport(app, save) {
         button(`import-${how}`).onclick = async () => {
             const text = pasted.value;
             if (!text.trim()) return;
-            const isExamples = text.trimStart().startsWith("{");
-            const isTaken = await guarded(async () => isExamples
-                ? bring({ name: "pasted text", train: await parseExamples("pasted text", text) })
-                : takePatterns("pasted text", text, how));
-            if (isTaken) pasted.value = "";
+            if (await guarded(() => takeText("pasted text", text, how))) pasted.value = "";
         };
     }
     takeFiles(box("data-drop"), input("data-files"), ([file]) => {
@@ -57,14 +53,15 @@ export function startImport(app, save) {
 
     /** @param {File} file */
     async function takeFile(file) {
-        if (!/\.(jsonl?|csv|parquet)$/i.test(file.name)) return takePatterns(file.name, await file.text(), "add");
+        if (!/\.(jsonl?|csv|parquet)$/i.test(file.name)) return takeText(file.name, await file.text(), "add");
         announce(`Reading ${file.name}…`);
         await breathe();
         await bring({ name: file.name, train: await readExamples(file) });
     }
 
     /** @param {string} name @param {string} text @param {"add" | "replace"} how */
-    async function takePatterns(name, text, how) {
+    async function takeText(name, text, how) {
+        if (text.trimStart().startsWith("{")) return bring({ name, train: await parseExamples(name, text) });
         const patterns = await parsePatterns(name, text);
         await app.setBrought(undefined);
         await save(how === "add" ? [...app.patterns, ...patterns] : patterns);

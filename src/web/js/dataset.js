@@ -10,7 +10,7 @@
 import { cache, fetchFile } from "./cache.js";
 import { readBlob } from "./data.js";
 import { EngramError, throwIfAborted, toError } from "./errors.js";
-import { isData, kindOf, SETS, standing } from "./layout.js";
+import { isData, SETS, standing } from "./layout.js";
 import { vendor } from "./packages.js";
 import { choose, configsOf } from "./parts.js";
 import { MOST_BYTES } from "./parquet.js";
@@ -43,7 +43,10 @@ export async function loadDataset(source, options = {}) {
 /** @param {URL} url @param {DatasetOptions} options */
 async function fromUrl(url, { cache: mode = "use", signal, onProgress }) {
     const name = decodeURIComponent(url.pathname.split("/").pop() ?? "");
-    kindOf(name); // before anything is downloaded
+    if (!isData(name)) {
+        const advice = "a data set of the hub is named hf:ORG/NAME";
+        throw new EngramError("data", `${url.href}: no file whose name ends in .jsonl, .json, .csv or .parquet; ${advice}`);
+    }
     const blob = await fetchFile(url.href, {
         mode: isRemote(url) ? mode : "none",
         signal,

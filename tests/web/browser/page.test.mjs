@@ -624,6 +624,7 @@ test("data come from files and from the hub, and are counted for the model", asy
         await page.locator("#examples-title", { hasText: "11 examples from hf:o/two" }).waitFor();
         assert.match(await page.locator("#examples-note").innerText(), /Their own test examples are kept apart/);
         assert.match(await page.locator("#split-sizes").innerText(), /8\s*to train on\s*2\s*to validate\s*1\s*to test/);
+        await page.locator("#cache-list", { hasText: "train.jsonl" }).waitFor({ state: "attached" });
     });
 
     await t.test("problems stand out and say what to do", async () => {

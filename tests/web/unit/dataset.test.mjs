@@ -235,7 +235,7 @@ test("a card and the hub's conversion to Parquet are understood", async () => {
 test("a file at a URL is trained on", async () => {
     assert.deepEqual(await loaded(`${server.url}lines.jsonl#part`), [["x", "y"], undefined, undefined]);
     assert.equal((await cache.list()).length, 1);
-    await assert.rejects(fromServer(`${server.url}page.csv.html`), failing("data", /no \.jsonl/));
+    await assert.rejects(fromServer(`${server.url}page.csv.html`), failing("data", /no file whose name ends in .* hf:ORG\/NAME$/));
     await assert.rejects(fromServer(`${server.url}bad.parquet`), failing("format", /^bad\.parquet: no Parquet file/));
     assert.equal((await cache.list()).length, 1, "what can't be read is not kept");
 });
