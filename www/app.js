@@ -27,7 +27,7 @@ async function start() {
     show(false);
 
     // The package comes after the navigation works: without it the page can still say what is missing.
-    const [{ App }, ...panels] = await Promise.all([
+    const [{ App, examplesOf }, ...panels] = await Promise.all([
         import("./state.js"),
         ...["model", "chat", "data", "train", "evaluate", "adapters"].map(
             name => /** @type {Promise<{ start(app: import("./state.js").App): void }>} */ (import(`./panels/${name}.js`)),
@@ -55,7 +55,7 @@ async function start() {
     });
     app.on("data", () => {
         box("note-data").textContent = app.brought
-            ? plural(app.brought.all.length, "example")
+            ? plural(examplesOf(app.brought).length, "example")
             : `${plural(app.patterns.length, "pattern")}${app.problems.length ? `, ${app.problems.length} wrong` : app.edited ? ", edited" : ""}`;
     });
 

@@ -8,5 +8,6 @@ const path = "./pkg/index.js";
 
 export const {
     EngineWorker, EngramError, Trainer, evaluate, checkSupport, cache,
-    bundledPatterns, parsePatterns, formatPatterns, checkPatterns, augmentPattern, parseExamples, splitPatterns,
+    bundledPatterns, parsePatterns, formatPatterns, checkPatterns, augmentPattern, parseExamples, readExamples,
+    loadDataset, splitPatterns,
 } = /** @type {typeof import("../src/web/js/engram")} */ (await import(path));

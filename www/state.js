@@ -6,7 +6,7 @@ import { bundledPatterns, checkPatterns, splitPatterns } from "./engram.js";
 /** @import { AdapterInfo, DataProblem, EngineWorker, EvalExample, Pattern, SplitConfig, Splits, TrainingExample } from "../src/web/js/engram" */
 
 /** What a reload of the page can be told about a model. @typedef {{ label: string, source?: string, sha256?: string, quantize?: string }} Remembered */
-/** Examples that were brought instead of patterns. @typedef {{ name: string, all: TrainingExample[] }} Brought */
+/** Examples that were brought instead of patterns; sets that are missing are held out of `train`. @typedef {{ name: string } & Pick<Splits, "train"> & Partial<Splits>} Brought */
 /** @typedef {"engine" | "adapters" | "data" | "memory" | "run"} Change */
 
 /**
@@ -124,7 +124,7 @@ export class App {
         /** @type {DataProblem[]} */ let problems = [];
         /** @type {unknown} */ let dataError;
         try {
-            if (this.brought) splits = divideExamples(this.brought.all, this.splitConfig);
+            if (this.brought) splits = divideExamples(this.brought, this.splitConfig);
             else {
                 problems = await checkPatterns(this.patterns);
                 if (!problems.length) splits = await splitPatterns(this.patterns, this.splitConfig);
@@ -138,14 +138,19 @@ export class App {
     }
 }
 
+/** All examples of what was brought. @param {Brought} brought @returns {TrainingExample[]} */
+export const examplesOf = ({ train, valid = [], test = [] }) => [train, valid, test].flat();
+
 /**
- * Examples divided by the same shares as patterns: test, then validation, then training.
- * @param {TrainingExample[]} all
+ * Examples divided by the same shares as patterns: test, then validation, then training. Sets that come
+ * with them stay as they are.
+ * @param {Omit<Brought, "name">} brought
  * @param {SplitConfig} config
  * @returns {Splits}
  */
-export function divideExamples(all, { seed = 42, validFraction = 0.2, heldOutFraction = 0.2, protocol = "held-out" }) {
-    const shuffled = all.slice();
+export function divideExamples({ train, valid, test }, { seed = 42, validFraction = 0.2, heldOutFraction = 0.2, protocol = "held-out" }) {
+    if (valid && test) return { train, valid, test };
+    const shuffled = train.slice();
     let state = seed >>> 0;
     for (let n = shuffled.length - 1; n > 0; n--) {
         // A linear congruential generator: enough to mix, and the same for the same seed.
@@ -153,10 +158,10 @@ export function divideExamples(all, { seed = 42, validFraction = 0.2, heldOutFra
         const other = Math.floor((state / 2 ** 32) * (n + 1));
         [shuffled[n], shuffled[other]] = [/** @type {TrainingExample} */ (shuffled[other]), /** @type {TrainingExample} */ (shuffled[n])];
     }
-    const tests = Math.ceil(shuffled.length * heldOutFraction);
+    const tests = test ? 0 : Math.ceil(shuffled.length * heldOutFraction);
     const rest = protocol === "held-out" ? shuffled.slice(tests) : shuffled;
-    const valids = Math.ceil(rest.length * validFraction);
-    return { test: shuffled.slice(0, tests), valid: rest.slice(0, valids), train: rest.slice(valids) };
+    const valids = valid ? 0 : Math.ceil(rest.length * validFraction);
+    return { test: test ?? shuffled.slice(0, tests), valid: valid ?? rest.slice(0, valids), train: rest.slice(valids) };
 }
 
 /**

@@ -3,6 +3,8 @@
 Run from anywhere: python scripts/goldens/parquet_files.py
 """
 
+import datetime
+import decimal
 import json
 from pathlib import Path
 
@@ -50,3 +52,20 @@ write("texts", TEXTS, texts, compression="gzip", data_page_version="2.0")
 # The compressions that are left, each over pages long enough to be worth it.
 for compression in ["gzip", "brotli", "lz4"]:
     pq.write_table(completions, FOLDER / f"{compression}.parquet", compression=compression)
+# A cell of each kind, and a row that has none.
+kinds = {
+    "text": pa.array(["one", "two"]),
+    "small": pa.array([-7, None], pa.int64()),
+    "large": pa.array([2**53 + 1, None], pa.uint64()),
+    "share": pa.array([0.5, None], pa.float32()),
+    "yes": pa.array([True, None]),
+    "day": pa.array([datetime.date(2026, 11, 26), None]),
+    "at": pa.array([datetime.datetime(2026, 11, 26, 12, 30), None], pa.timestamp("us")),
+    "money": pa.array([decimal.Decimal("12.50"), None], pa.decimal128(10, 2)),
+    "image": pa.array([b"\xff\xd8", None], pa.binary()),
+    "list": pa.array([[1, 2], None], pa.list_(pa.int64())),
+    "map": pa.array([[("a", 1)], None], pa.map_(pa.string(), pa.int32())),
+    "nested": pa.array([{"deep": [{"x": "y", "z": None}]}, None],
+        pa.struct({"deep": pa.list_(pa.struct({"x": pa.string(), "z": pa.string()}))})),
+}
+pq.write_table(pa.table(kinds), FOLDER / "kinds.parquet", compression="snappy")

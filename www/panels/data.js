@@ -1,12 +1,15 @@
 // @ts-check
 /** The patterns as a table that can be edited, and how they are divided. */
 
-import { augmentPattern, formatPatterns, parseExamples, parsePatterns } from "../engram.js";
-import { announce, box, breathe, button, byId, download, h, input, select, takeFiles } from "../dom.js";
+import { augmentPattern, formatPatterns } from "../engram.js";
+import { announce, box, breathe, button, byId, download, h, input, select } from "../dom.js";
 import { plural } from "../format.js";
 import { clearNotice, showError } from "../notice.js";
+import { examplesOf } from "../state.js";
+import { startImport } from "./data-import.js";
+import { startStats } from "./data-stats.js";
 
-/** @import { App } from "../state.js" */
+/** @import { App, Brought } from "../state.js" */
 /** @import { Message, Pattern, SplitConfig, TrainingExample } from "../../src/web/js/engram" */
 
 const SPLIT_NUMBERS = /** @type {const} */ (["seed", "validFraction", "testPerCategory", "heldOutFraction"]);
@@ -46,43 +49,8 @@ export function start(app) {
     select("split-protocol").onchange = changeSplit;
     button("examples-drop").onclick = () => app.setBrought(undefined);
 
-    const pasted = byId("import-text", HTMLTextAreaElement);
-    for (const how of /** @type {const} */ (["add", "replace"])) {
-        button(`import-${how}`).onclick = async () => {
-            if (await take("pasted text", pasted.value, how)) pasted.value = "";
-        };
-    }
-    takeFiles(box("data-drop"), input("data-files"), async ([file]) => {
-        if (file) await take(file.name, await file.text(), "add");
-    });
-
-    /**
-     * @param {string} name
-     * @param {string} text
-     * @param {"add" | "replace"} how
-     */
-    async function take(name, text, how) {
-        clearNotice(error);
-        if (!text.trim()) return false;
-        try {
-            if (/\.(jsonl?|csv)$/i.test(name) || text.trimStart().startsWith("{")) {
-                const all = await parseExamples(name, text);
-                await app.setBrought({ name, all });
-                announce(`${plural(all.length, "example")} from ${name}`);
-            } else {
-                const patterns = await parsePatterns(name, text);
-                await app.setBrought(undefined);
-                await save(how === "add" ? [...app.patterns, ...patterns] : patterns);
-                announce(`${plural(patterns.length, "pattern")} from ${name}`);
-            }
-            box("panel-data").scrollIntoView();
-            return true;
-        } catch (failure) {
-            showError(error, failure, app);
-            error.scrollIntoView({ block: "nearest" });
-            return false;
-        }
-    }
+    startImport(app, save);
+    startStats(app);
 
     /** @param {Pattern[]} patterns */
     async function save(patterns) {
@@ -134,10 +102,17 @@ export function start(app) {
         box("examples-card").hidden = !brought;
         box("patterns-card").hidden = brought !== undefined;
         if (brought) {
-            box("examples-title").textContent = `${plural(brought.all.length, brought.all.every(example => "chosen" in example) ? "preference pair" : "example")} from ${brought.name}`;
-            box("examples-note").textContent = "They are used instead of the patterns, as they are, until the page is reloaded. The first of them:";
-            box("examples-list").replaceChildren(...brought.all.slice(0, 5).map(example => h("li", {}, ...("chosen" in example ? pair(example) : [JSON.stringify(example).slice(0, 240)]))));
+            const all = examplesOf(brought);
+            box("examples-title").textContent = `${plural(all.length, all.every(example => "chosen" in example) ? "preference pair" : "example")} from ${brought.name}`;
+            box("examples-note").textContent = `They are used instead of the patterns, as they are, until the page is reloaded. ${ownSets(brought)}The first of them:`;
+            box("examples-list").replaceChildren(...all.slice(0, 5).map(example => h("li", {}, ...("chosen" in example ? pair(example) : [JSON.stringify(example).slice(0, 240)]))));
         }
+    }
+
+    /** Which sets are not held out of the training examples. @param {Brought} brought */
+    function ownSets({ valid, test }) {
+        const names = [...(valid ? ["validation"] : []), ...(test ? ["test"] : [])];
+        return names.length ? `Their own ${names.join(" and ")} examples are kept apart. ` : "";
     }
 
     /** A preference as what was asked and both answers. @param {Extract<TrainingExample, { chosen: unknown }>} example */

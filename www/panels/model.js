@@ -29,6 +29,7 @@ export function start(app) {
     listCache();
     app.on("engine", () => { showLoaded(); });
     app.on("memory", () => { showLoaded(); });
+    app.on("data", () => { listCache(); });
 
     button("load-tiny").onclick = () => load(TINY);
     button("load-smol").onclick = () => load(SMOL);

@@ -125,7 +125,7 @@ async function readEntry(files, key) {
     }
 }
 
-/** The models kept in this browser for this site. */
+/** The models and data sets kept in this browser for this site. */
 export const cache = {
     /** @returns {Promise<CachedFile[]>} */
     async list() {

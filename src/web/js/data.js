@@ -1,9 +1,11 @@
 // @ts-check
 /** Patterns and data sets. The work is the module's, which is loaded when first needed. */
 
-/** @import { DataProblem, Pattern, SplitConfig, Splits, TrainingExample } from "./engram" */
+/** @import { DataProblem, NamedFile, Pattern, SplitConfig, Splits, TrainingExample } from "./engram" */
 
-import { toError } from "./errors.js";
+import { EngramError, toError } from "./errors.js";
+import { kindOf } from "./layout.js";
+import { MOST_BYTES, parquetLines } from "./parquet.js";
 import { guarded, wasm } from "./wasm.js";
 
 /**
@@ -47,6 +49,49 @@ export async function augmentPattern(pattern) {
 /** @param {string} name @param {string} text @returns {Promise<TrainingExample[]>} */
 export async function parseExamples(name, text) {
     return withModule(module => module.parseExamples(name, text));
+}
+
+/** @param {File | NamedFile} file @returns {Promise<TrainingExample[]>} */
+export async function readExamples(file) {
+    const { name } = file;
+    try {
+        return await readBlob(name, file instanceof Blob ? file : new Blob([/** @type {BlobPart} */ (file.bytes)]));
+    } catch (error) {
+        throw toError(error, "data");
+    }
+}
+
+/**
+ * @param {string} name
+ * @param {Blob} blob
+ * @param {number} [most] How many records suffice: of a large file no more need be read.
+ * @returns {Promise<TrainingExample[]>}
+ */
+export async function readBlob(name, blob, most = Infinity) {
+    const kind = kindOf(name);
+    if (blob.size > MOST_BYTES) {
+        const most = `${blob.size} bytes are more than the ${MOST_BYTES} that a page takes`;
+        throw new EngramError("data", `${name}: its ${most}; divide it`);
+    }
+    if (kind !== "parquet") return parseExamples(name, await decode(name, blob));
+    const lines = await parquetLines(name, blob, most);
+    return parseExamples(name, lines).catch(error => {
+        // A line of ours is a row of the file.
+        const place = `${name}:`;
+        const after = error.message.startsWith(place) ? error.message.slice(place.length) : "";
+        if (!/^\d/.test(after)) throw error;
+        throw new EngramError(error.code, `${name}, row ${after}`, { cause: error });
+    });
+}
+
+/** @param {string} name @param {Blob} blob */
+async function decode(name, blob) {
+    const bytes = await blob.arrayBuffer();
+    try {
+        return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    } catch (error) {
+        throw new EngramError("format", `${name}: not UTF-8 text; save it as UTF-8`, { cause: error });
+    }
 }
 
 /** @param {readonly Pattern[]} patterns @param {SplitConfig} [config] @returns {Promise<Splits>} */

@@ -88,7 +88,7 @@ function refusal(status, url) {
 /** @param {string} shown @param {string} url @param {unknown} cause */
 function unreachable(shown, url, cause) {
     const { message } = toError(cause);
-    const advice = "check the network, or load the model from a file";
+    const advice = "check the network, or load it from a file";
     const where = new URL(url).host || url;
     return new EngramError("network", `${shown}: no answer from ${where} (${message}); ${advice}`, {
         cause,

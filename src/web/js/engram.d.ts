@@ -470,6 +470,31 @@ export function augmentPattern(pattern: Pattern): Promise<string[]>;
  * `format` with the file and the line or row.
  */
 export function parseExamples(name: string, text: string): Promise<TrainingExample[]>;
+/**
+ * Reads the examples of a `.jsonl`, `.json`, `.csv` or `.parquet` file, by the end of its name, as
+ * {@link parseExamples} does; a Parquet file's rows are records. Throws `data` or `format` with the
+ * file and the line or row.
+ */
+export function readExamples(file: File | NamedFile): Promise<TrainingExample[]>;
+/** Options of {@link loadDataset}. */
+export interface DatasetOptions {
+    /** Default: `use`. */
+    cache?: CacheMode;
+    /** The hub's address; default `https://huggingface.co`. */
+    hubEndpoint?: string;
+    /** Called with the bytes of the download; `total` is 0 if the server does not say. */
+    onProgress?: (progress: { loaded: number; total: number }) => void;
+    /** Ends the load. */
+    signal?: AbortSignal;
+}
+
+/**
+ * Loads a data set of the Hugging Face hub, `hf:ORG/NAME[@REVISION][:PART]`, by the same rules as
+ * `engram train --data`: all of it by its card or its files' names, or a part, which is a configuration,
+ * a split, both (`main/train`), a file or a pattern of files. A slice at the end takes some of each set's
+ * records: `[:100]`, `[10%:20%]`, `[-50:]`. A URL is of one file, which becomes `train`.
+ */
+export function loadDataset(source: string, options?: DatasetOptions): Promise<Partial<Splits>>;
 /** Divides patterns into training, validation and test data. */
 export function splitPatterns(patterns: readonly Pattern[], config?: SplitConfig): Promise<Splits>;
 
@@ -810,7 +835,7 @@ export interface CachedFile {
     savedAt: number;
 }
 
-/** The models kept in this browser for this site. */
+/** The models and data sets kept in this browser for this site. */
 export const cache: {
     list(): Promise<CachedFile[]>;
     /** Forgets one file, or all. */

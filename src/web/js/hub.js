@@ -2,17 +2,14 @@
 /** Models of the Hugging Face hub. The native runner picks the same files (`source/hub.rs`). */
 
 /** @import { LoadOptions } from "./engram" */
+/** @import { HubFile, HubSpec } from "./repository.js" */
 /** @import { Watch } from "./source.js" */
 
-import { fetchFile } from "./cache.js";
 import { EngramError } from "./errors.js";
+import { isPlain, openRepository, parse, parseSpec, show } from "./repository.js";
 
 /** @typedef {{ name: string, blob: Blob }} ModelFile */
-/** @typedef {{ repository: string, revision: string, file: string | undefined }} HubSpec */
-/** @typedef {{ name: string, bytes: number | undefined, sha256: string | undefined }} HubFile */
 
-const ENDPOINT = "https://huggingface.co";
-const MAIN = "main";
 /** Files of a checkpoint beside its weights; the first two have to be there. */
 const SIDE_FILES = [
     "config.json",
@@ -33,43 +30,20 @@ const WEIGHTS_INDEX = "model.safetensors.index.json";
  * @returns {HubSpec}
  */
 export function parseHub(text) {
-    const isMarked = text.startsWith("hf:");
-    const [path, file] = cut(isMarked ? text.slice(3) : text, ":");
-    const [repository = "", revision = MAIN] = cut(path, "@");
-    const parts = repository.split("/").length;
-    const isWhole = parts === 2 || (isMarked && parts === 1);
+    const spec = parseSpec(text);
     // OWNER/NAME and a relative path look alike, but no repository is called so.
-    const isPath = /\.(gguf|safetensors)$/.test(repository);
-    const names = file === undefined ? [repository, revision] : [repository, revision, file];
-    if (!isWhole || isPath || !names.every(isPlain)) {
+    const isPath = spec && /\.(gguf|safetensors)$/.test(spec.repository);
+    if (!spec || isPath || (spec.file !== undefined && !isPlain(spec.file))) {
         throw new EngramError(
             "invalid",
             `${JSON.stringify(text)} is neither an id of the hub (hf:OWNER/NAME[@REVISION][:FILE]) ` +
                 "nor a URL; a relative URL begins with ./",
         );
     }
-    if (file !== undefined && !file.endsWith(".gguf")) {
+    if (spec.file !== undefined && !spec.file.endsWith(".gguf")) {
         throw new EngramError("invalid", `${text}: a file of a repository has to be a .gguf`);
     }
-    return { repository, revision, file };
-}
-
-/** @param {string} text @param {string} separator @returns {[string, string | undefined]} */
-function cut(text, separator) {
-    const at = text.indexOf(separator);
-    return at < 0 ? [text, undefined] : [text.slice(0, at), text.slice(at + 1)];
-}
-
-/** Whether a name is safe in a URL. @param {string} name */
-function isPlain(name) {
-    const isPart = (/** @type {string} */ part) => /^[\w.+-]+$/.test(part) && !/^\.\.?$/.test(part);
-    return name.split("/").every(isPart);
-}
-
-/** @param {HubSpec} spec */
-function show({ repository, revision, file }) {
-    const at = revision === MAIN ? "" : `@${revision}`;
-    return `hf:${repository}${at}${file === undefined ? "" : `:${file}`}`;
+    return spec;
 }
 
 /**
@@ -81,30 +55,18 @@ function show({ repository, revision, file }) {
  * @returns {Promise<ModelFile[]>}
  */
 export async function fetchModel(spec, options, { signal, onProgress }) {
-    const { cache: mode = "use", hubEndpoint = ENDPOINT, sha256 } = options;
-    const endpoint = hubEndpoint.replace(/\/+$/, "");
+    const { sha256 } = options;
     const shown = show(spec);
-    // Kept like the files, so that nothing is asked where all is in the cache.
-    const url = `${endpoint}/api/models/${spec.repository}/revision/${spec.revision}?blobs=true`;
-    const answer = await fetchFile(url, { mode, signal, shown });
-    const { commit, files } = parseListing(await answer.text(), shown);
+    const repository = await openRepository("models", spec, options, signal);
+    const { files } = repository;
 
     let done = 0;
     let total = 0;
     /** @param {HubFile} file @returns {Promise<ModelFile>} */
-    const fetch = async ({ name, bytes, sha256 }) => {
-        // By its commit, so that every file is of one state of the repository.
-        const blob = await fetchFile(`${endpoint}/${spec.repository}/resolve/${commit}/${name}`, {
-            mode,
-            bytes,
-            sha256,
-            signal,
-            isGguf: name.endsWith(".gguf"),
-            shown: `${shown}: ${name}`,
-            onProgress: loaded => onProgress(done + loaded, total),
-        });
+    const fetch = async file => {
+        const blob = await repository.fetch(file, loaded => onProgress(done + loaded, total));
         done += blob.size;
-        return { name, blob };
+        return { name: file.name, blob };
     };
     const { picked, shards } = pick(files, spec);
     if (sha256 !== undefined) {
@@ -175,43 +137,10 @@ export function pick(files, spec) {
     return { picked: [{ ...first }], shards: false };
 }
 
-/**
- * The hub's answer about a revision.
- *
- * @param {string} text
- * @param {string} shown
- * @returns {{ commit: string, files: HubFile[] }}
- */
-function parseListing(text, shown) {
-    const damaged = () => fail(`${shown}: the hub's answer is not one of a model`);
-    const answer = parse(text) ?? damaged();
-    const { sha, siblings } = /** @type {Record<string, unknown>} */ (answer);
-    if (typeof sha !== "string" || !isPlain(sha) || !Array.isArray(siblings)) return damaged();
-    /** @type {HubFile[]} */
-    const files = [];
-    for (const { rfilename, size, lfs } of siblings) {
-        // A name that we would not write into a URL is none of ours.
-        if (typeof rfilename !== "string" || !rfilename.split("/").every(isPlain)) continue;
-        const sha256 = typeof lfs?.sha256 === "string" ? lfs.sha256 : undefined;
-        files.push({ name: rfilename, bytes: typeof size === "number" ? size : undefined, sha256 });
-    }
-    return { commit: sha, files };
-}
-
 /** @param {string} text @param {string} shown @returns {string[]} The shards, each once. */
 function parseIndex(text, shown) {
     const damaged = () => fail(`${shown}: ${WEIGHTS_INDEX} does not list the weights' files`);
     const { weight_map: map } = /** @type {Record<string, unknown>} */ (parse(text) ?? damaged());
     const shards = [...new Set(Object.values(map ?? {}))].map(String).sort();
     return shards.length > 0 && shards.every(isPlain) ? shards : damaged();
-}
-
-/** @param {string} text @returns {object | undefined} */
-function parse(text) {
-    try {
-        const value = JSON.parse(text);
-        return typeof value === "object" && value !== null ? value : undefined;
-    } catch {
-        return undefined;
-    }
 }

@@ -10,8 +10,10 @@ export {
     formatPatterns,
     parseExamples,
     parsePatterns,
+    readExamples,
     splitPatterns,
 } from "./data.js";
+export { loadDataset } from "./dataset.js";
 export { Engine } from "./engine.js";
 export { EngramError } from "./errors.js";
 export { evaluate } from "./evaluate.js";

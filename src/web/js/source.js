@@ -24,12 +24,12 @@ import { fetchModel, parseHub } from "./hub.js";
  * @returns {Promise<{ files: ModelFile[], name: string, forget?: () => Promise<void> }>}
  */
 export async function resolve(source, options, watch) {
-    if (typeof source === "string" && !isUrl(source)) {
+    const url = typeof source === "string" || source instanceof URL ? toUrl(source) : undefined;
+    if (typeof source === "string" && !url) {
         const spec = parseHub(source);
         return { files: await fetchModel(spec, options, watch), name: source };
     }
-    if (typeof source === "string" || source instanceof URL) {
-        const url = new URL(source, baseUrl());
+    if (url) {
         const name = decodeURIComponent(url.pathname.split("/").pop() || url.hostname);
         const blob = await fetchUrl(url, options, watch);
         return { files: [{ name, blob }], name, forget: () => cache.clear(url.href) };
@@ -49,29 +49,28 @@ export async function resolve(source, options, watch) {
  */
 export async function portable(source) {
     if (source instanceof URL) return source.href;
-    if (typeof source === "string") {
-        return isUrl(source) ? new URL(source, baseUrl()).href : source;
-    }
+    if (typeof source === "string") return toUrl(source)?.href ?? source;
     if (Array.isArray(source)) return source;
     return toBlob(/** @type {Exclude<Source, string | URL | readonly File[]>} */ (source));
 }
 
-/** @param {string} source */
-function isUrl(source) {
-    return /^(\.{0,2}\/|(https?|blob|data|file):)/.test(source);
+/** The URL that a text is, if it is one, relative ones as of the page. @param {string | URL} source */
+export function toUrl(source) {
+    if (typeof source === "string" && !/^(\.{0,2}\/|(https?|blob|data|file):)/.test(source)) return undefined;
+    const url = new URL(source, globalThis.document?.baseURI ?? globalThis.location?.href);
+    // A fragment is not part of what the server is asked for.
+    url.hash = "";
+    return url;
 }
 
-function baseUrl() {
-    return globalThis.document?.baseURI ?? globalThis.location?.href;
+/** Whether it is worth keeping: what is in the page's memory need not be there twice. @param {URL} url */
+export function isRemote(url) {
+    return /^https?:$/.test(url.protocol);
 }
 
 /** @param {URL} url @param {LoadOptions} options @param {Watch} watch */
 function fetchUrl(url, { cache: mode = "use", sha256 }, watch) {
-    // A fragment is not part of what the server is asked for.
-    url.hash = "";
-    // What is in the page's memory need not be kept twice.
-    const isRemote = /^https?:$/.test(url.protocol);
-    return fetchFile(url.href, { mode: isRemote ? mode : "none", sha256, isGguf: true, ...watch });
+    return fetchFile(url.href, { mode: isRemote(url) ? mode : "none", sha256, isGguf: true, ...watch });
 }
 
 /** @param {readonly File[]} files */

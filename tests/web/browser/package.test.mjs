@@ -20,10 +20,25 @@ const sum = createHash("sha256").update(await readFile(MODEL)).digest("hex");
 
 const imports = JSON.stringify({ imports: { engram: `/${basename(PACKAGE)}/index.js` } });
 const hash = createHash("sha256").update(imports).digest("base64");
+const DATA = join(ROOT, "data/goldens/parquet");
+const dataFiles = ["chats.parquet", "chats.jsonl", "completions.parquet", "completions.jsonl"];
 const server = await serve({
     root: dirname(PACKAGE),
-    files: { "/model.gguf": MODEL, "/big.gguf": process.env.ENGRAM_MODEL ?? MODEL },
+    files: {
+        "/model.gguf": MODEL,
+        "/big.gguf": process.env.ENGRAM_MODEL ?? MODEL,
+        "/datasets/o/rows/resolve/abc/main/train-0.parquet": join(DATA, "completions.parquet"),
+        ...Object.fromEntries(dataFiles.map(name => [`/data/${name}`, join(DATA, name)])),
+    },
     texts: {
+        "/api/datasets/o/rows/revision/main?blobs=true": JSON.stringify({
+            sha: "abc",
+            siblings: ["README.md", "main/train-0.parquet", "main/test-0.jsonl"].map(rfilename => ({ rfilename })),
+        }),
+        "/datasets/o/rows/resolve/abc/README.md":
+            "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train-*\n" +
+            "  - split: test\n    path: main/test-*\n---\n# Rows\n",
+        "/datasets/o/rows/resolve/abc/main/test-0.jsonl": '{"prompt": "a", "completion": "b"}\n',
         "/": `<!doctype html><title>engram</title><script type="importmap">${imports}</script>`,
         "/example.js": await example(),
     },
@@ -378,7 +393,7 @@ both(
         const test = [{ prompt: "hello", completion: "you" }, { prompt: "bye", completion: "now" }];
         const stats = await engine.dataStats({ train, test }, { max_seq_length: 64, batch_size: 3 });
         const said = async (/** @type {Promise<unknown>} */ call) => call.then(() => "nothing", error => error.message);
-        const of = (/** @type {import("engram").TrainConfig} */ config) => engram.Trainer.create(engine, { train }, { batch_size: 1, ...config });
+        const of = (/** @type {import("engram").TrainConfig} */ config) => engram.Trainer.create(engine, { train }, { batch_size: 1, num_layers: 1, ...config });
         const { iters } = (await of({ epochs: 2 })).config;
         const refused = [
             await said(engine.dataStats({ train: [/** @type {any} */ ({})] })),
@@ -481,6 +496,60 @@ test("data needs no GPU", async () => {
     assert.match(result.error, /^data .*bad\.yaml/);
     assert.equal(result.examples.length, 1);
     assert(result.support.ok && result.support.device?.isSoftware, result.support.message);
+});
+
+test("a Parquet file is read as its records in JSON lines, by modules that are only then loaded", async () => {
+    const result = await inPage(async () => {
+        /** @type {Engram} */
+        const { readExamples } = await import(/** @type {string} */ ("engram"));
+        const read = async (/** @type {string} */ name) => {
+            const blob = await (await fetch(`./data/${name}`)).blob();
+            return readExamples(new File([blob], name));
+        };
+        const lines = [await read("chats.jsonl"), await read("completions.jsonl")];
+        const early = performance.getEntriesByType("resource").filter(({ name }) => name.includes("/vendor/")).length;
+        const rows = [await read("chats.parquet"), await read("completions.parquet")];
+        const bytes = new TextEncoder().encode('{"text": "a"}\nPAR1');
+        const bad = new Uint8Array(await (await fetch("./data/chats.parquet")).arrayBuffer()).slice(9);
+        const failing = (/** @type {string} */ name, /** @type {Uint8Array} */ bytes) =>
+            readExamples({ name, bytes }).then(() => "", error => `${error.code} ${error.message}`);
+        const errors = [await failing("a.parquet", bytes), await failing("b.parquet", bad), await failing("c.jsonl", bytes)];
+        return { lines, rows, early, errors };
+    }, "Engine");
+    assert.equal(result.early, 0);
+    assert.equal(result.lines[1]?.length, 200);
+    assert.deepEqual(result.rows, result.lines);
+    assert.match(result.errors[0] ?? "", /^format a\.parquet: no Parquet file that can be read: /);
+    assert.match(result.errors[1] ?? "", /^format b\.parquet: no Parquet file that can be read: /);
+    assert.match(result.errors[2] ?? "", /^data c\.jsonl:2: not JSON/);
+});
+
+test("a data set of the hub is loaded by its card, once, and a part of it", async () => {
+    const result = await inPage(async () => {
+        /** @type {Engram} */
+        const { cache, loadDataset } = await import(/** @type {string} */ ("engram"));
+        const options = { hubEndpoint: location.origin };
+        /** @type {object[]} */
+        const progress = [];
+        const whole = await loadDataset("hf:o/rows", { ...options, onProgress: step => progress.push(step) });
+        const kept = await cache.list();
+        const part = await loadDataset("o/rows:test", options);
+        const slice = await loadDataset("hf:o/rows[:10%]", options);
+        const url = await loadDataset("./data/chats.jsonl");
+        const error = await loadDataset("hf:o/rows:other/train", options).then(() => "", error => `${error.code} ${error.message}`);
+        return { whole, part, slice, url, error, progress, kept: kept.length };
+    }, "Engine");
+    const { train, test: tests, ...others } = result.whole;
+    assert.equal(train?.length, 200);
+    assert.deepEqual([tests, others], [result.part.train, {}]);
+    assert.deepEqual(tests, [{ prompt: "a", completion: "b" }]);
+    assert.deepEqual(result.slice, { train: train?.slice(0, 20) });
+    assert.equal(result.url.train?.length, 2);
+    assert.match(result.error, /^invalid hf:o\/rows:other\/train: no configuration other there; there are main$/);
+    assert(result.progress.length > 1);
+    assert.equal(result.kept, 4);
+    const asked = server.requests.filter(path => path === "/datasets/o/rows/resolve/abc/main/train-0.parquet");
+    assert.equal(asked.length, 1);
 });
 
 test("where the file system can't be written, the Cache API keeps models", async () => {

@@ -547,3 +547,132 @@ test("preference pairs are brought and learned from", async t => {
     assert.ok(Number(all.at(-1)) < 0.5 * Number(all[0]), String(all));
     noFaults();
 });
+
+/** Has a fake hub answer the page. @param {Record<string, Record<string, string | Buffer>>} dataSets */
+async function serveHub(dataSets) {
+    const headers = { "access-control-allow-origin": "*" };
+    await page.context().route("https://huggingface.co/**", async route => {
+        const { pathname } = new URL(route.request().url());
+        const [, api] = /^\/api\/datasets\/(.+)\/revision\/main$/.exec(pathname) ?? [];
+        const [, of, name] = /^\/datasets\/(.+)\/resolve\/abc\/(.+)$/.exec(pathname) ?? [];
+        const siblings = Object.entries(dataSets[api ?? ""] ?? {}).map(([rfilename, { length: size }]) => ({ rfilename, size }));
+        const body = siblings.length ? JSON.stringify({ sha: "abc", siblings }) : dataSets[of ?? ""]?.[name ?? ""];
+        if (name?.startsWith("slow")) await page.waitForTimeout(60_000).catch(() => {});
+        await route.fulfill(body === undefined ? { status: 404, headers } : { body, headers }).catch(() => {});
+    });
+}
+
+test("data come from files and from the hub, and are counted for the model", async t => {
+    const row = (/** @type {string} */ prompt, completion = "yes") => JSON.stringify({ prompt, completion });
+    const rows = (/** @type {string[]} */ ...lines) => `${lines.join("\n")}\n`;
+    const ten = Array.from({ length: 10 }, (_, n) => row(`Is ${n} a number?`));
+    await visit();
+    await serveHub({
+        "o/two": { "train.jsonl": rows(...ten), "test.jsonl": rows(row("Is x a letter?")) },
+        "o/three": {
+            "README.md": "---\nlicense: mit\n---\n",
+            "train.parquet": readFileSync(join(ROOT, "data/goldens/parquet/completions.parquet")),
+            "validation.jsonl": rows(row("what is 7?"), row("what is seven?", "one ".repeat(3000))),
+            "test.jsonl": rows(row("WHAT is 8?"), row("is 9?"), row("twice"), row("twice")),
+        },
+        "o/slow": { "slow.jsonl": rows(...ten) },
+        "o/tests": { "a-test.jsonl": rows(...ten), "notes.txt": "-" },
+    });
+    const load = async (/** @type {string} */ source) => {
+        await page.getByLabel("Hub data set or URL").fill(source);
+        await page.locator("#dataset-load").click();
+    };
+    const lines = (/** @type {string} */ id) => page.locator(`#${id} li`).allInnerTexts();
+    const counted = async (/** @type {string} */ sizes) => {
+        await page.locator("#stats-sets", { hasText: sizes }).waitFor();
+        await page.locator("#stats-status", { hasText: /^$/ }).waitFor({ state: "attached" });
+    };
+
+    await t.test("without a model there are no counts", async () => {
+        await go("data");
+        await page.getByText("Bring your own").click();
+        await page.setInputFiles("#data-files", join(ROOT, "data/goldens/parquet/completions.parquet"));
+        await page.locator("#examples-title", { hasText: "200 examples from completions.parquet" }).waitFor();
+        assert.match(await page.locator("#split-sizes").innerText(), /128\s*to train on\s*32\s*to validate\s*40\s*to test/);
+        assert.equal(await page.locator("#stats-card").isVisible(), false);
+    });
+
+    await t.test("with one they are shown, and are those of the model", async () => {
+        await go("model");
+        await page.getByRole("button", { name: "Load the tiny model" }).click();
+        await loaded();
+        await go("data");
+        await counted("128 examples");
+        assert.deepEqual(await lines("stats-problems"), ["Nothing repeats, nothing leaks between the sets, and nothing is cut."]);
+        const [first = ""] = await lines("stats-sets");
+        assert.match(first, /^Trained on 128 examples, [\d,]+ tokens; the median has \d+, the longest \d+\.$/);
+        const bins = await page.locator("#stats-lengths tbody td.num").allInnerTexts();
+        assert.equal(bins.reduce((sum, bin) => sum + Number(bin), 0), 128);
+    });
+
+    await t.test("patterns whose tests are trained on are told of", async () => {
+        await page.getByRole("button", { name: "Use the patterns instead" }).click();
+        await page.locator("#split-protocol").selectOption("original");
+        await counted("269 examples");
+        const problems = await lines("stats-problems");
+        assert.match(problems.join(" "), /\d+ test prompts are in the training set too .* take the protocol “held out”/);
+        await page.locator("#split-protocol").selectOption("held-out");
+    });
+
+    await t.test("a hub's data set keeps its own sets, and a missing one is held out", async () => {
+        await load("hf:o/two");
+        await page.locator("#examples-title", { hasText: "11 examples from hf:o/two" }).waitFor();
+        assert.match(await page.locator("#examples-note").innerText(), /Their own test examples are kept apart/);
+        assert.match(await page.locator("#split-sizes").innerText(), /8\s*to train on\s*2\s*to validate\s*1\s*to test/);
+        await page.locator("#cache-list", { hasText: "train.jsonl" }).waitFor({ state: "attached" });
+    });
+
+    await t.test("problems stand out and say what to do", async () => {
+        await load("hf:o/three");
+        await counted("200 examples");
+        assert.match(await page.locator("#split-sizes").innerText(), /200\s*to train on\s*2\s*to validate\s*4\s*to test/);
+        const problems = await lines("stats-problems");
+        t.diagnostic(problems.join(" | "));
+        const expected = [
+            /^1 validation example is over the limit of \d+ tokens and is cut there\. (Raise “Longest example” .*|The model has no room .*)divide it\.$/,
+            /^1 test example repeats another \(word for word\) and counts more for it\. Remove it/,
+            /^1 validation prompt is in the training set too \(word for word\)\. The validation loss will look better/,
+            /^1 test prompt is in the training set too \(but for spaces and capitals\)\. The evaluation will look better/,
+            /^1 test prompt ends a longer prompt of the other sets\./,
+        ];
+        for (const pattern of expected) assert.ok(problems.some(problem => pattern.test(problem)), `${pattern}: ${problems.join(" | ")}`);
+        await shoot("data-hub");
+        // What the training's settings say of the data counts too.
+        await go("train");
+        await page.getByText("All settings").click();
+        await set({ max_seq_length: "8" });
+        await go("data");
+        await page.locator("#stats-problems", { hasText: "training examples are over the limit of 8 tokens" }).waitFor();
+        await go("train");
+        await set({ max_seq_length: "256" });
+        await go("data");
+    });
+
+    await t.test("a load can be cancelled, and what goes wrong is said", async () => {
+        const before = await page.locator("#examples-title").innerText();
+        await load("hf:o/slow");
+        await page.locator("#dataset-progress").waitFor();
+        await page.locator("#dataset-cancel").click();
+        await page.locator("#dataset-progress").waitFor({ state: "hidden" });
+        assert.equal(await page.locator("#data-error").innerText(), "");
+        for (const [source, message] of /** @type {const} */ ([
+            ["hf:o/none", /hf:o\/none: no such file, repository or revision at huggingface\.co/],
+            ["hf:o/two:more", /no file of more there; there are test\.jsonl, train\.jsonl/],
+            ["hf:o/tests", /hf:o\/tests has no training set: name the one to train on, as hf:o\/tests:test/],
+            ["nonsense", /neither a data set of the hub .* nor a URL/],
+        ])) {
+            await load(source);
+            await page.locator("#data-error", { hasText: message }).waitFor();
+        }
+        assert.equal(await page.locator("#examples-title").innerText(), before);
+        await load("hf:o/tests:test[:5]");
+        await page.locator("#examples-title", { hasText: "5 examples from hf:o/tests:test[:5]" }).waitFor();
+        assert.equal(await page.locator("#data-error").innerText(), "");
+        assert.deepEqual(faults.filter(fault => !/gguf|device|404/i.test(fault)), []);
+    });
+});

@@ -14,8 +14,10 @@ type Functions =
     | "checkSupport"
     | "evaluate"
     | "formatPatterns"
+    | "loadDataset"
     | "parseExamples"
     | "parsePatterns"
+    | "readExamples"
     | "splitPatterns";
 
 /** What a class's instances have, without its private side. */

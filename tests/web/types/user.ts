@@ -8,6 +8,8 @@ import {
     EngineWorker,
     EngramError,
     evaluate,
+    loadDataset,
+    readExamples,
     splitPatterns,
     Trainer,
 } from "engram";
@@ -39,6 +41,10 @@ export async function use(file: File, files: File[]): Promise<NamedFile[]> {
     const count: number = (await engine.countTokens(messages)) + tokens.length + usage.total_tokens;
 
     const splits = await splitPatterns(await bundledPatterns(), { seed: count });
+    const { train = await readExamples(file) } = await loadDataset("hf:o/n:train[:100]", {
+        onProgress: ({ loaded, total }) => `${loaded / total}`,
+    });
+    await engine.dataStats({ train, valid: await readExamples({ name: "x.csv", bytes: new Uint8Array(1) }) });
     const trainer = await Trainer.create(engine, splits, { rank: 4, optimizer: "adamw" });
     for await (const step of trainer.run()) show(step);
     const adapter = await trainer.exportAdapter("peft", { checkpoint: "best" });

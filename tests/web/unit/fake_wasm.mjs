@@ -173,3 +173,13 @@ export function parsePatterns(name, text) {
     if (text === "") throw error("data", `${name}:1: nothing there`);
     return [{ input: text, output: "", category: "fact/x" }];
 }
+/** Takes JSON lines as they are, if they are objects with a text. */
+export function parseExamples(name, text) {
+    const lines = text.split("\n").filter(Boolean);
+    if (lines.length === 0) throw error("format", `${name}: no records in it`);
+    return lines.map((line, i) => {
+        const record = JSON.parse(line);
+        if (record.none) throw error("data", `${name}:${i + 1}: a record has a text`);
+        return record;
+    });
+}

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { after, beforeEach, test } from "node:test";
 
 import { serve } from "../server.mjs";
-import { load } from "./assemble.mjs";
+import { failing, load } from "./assemble.mjs";
 
 /** @type {typeof import("../../../src/web/js/source.js")} */
 const { portable, resolve } = await load("source.js");
@@ -68,17 +68,6 @@ beforeEach(async () => {
     server.faults.clear();
     server.requests.length = 0;
 });
-
-/** @param {string} code @param {RegExp} [message] */
-function failing(code, message = /./) {
-    return (/** @type {unknown} */ error) => {
-        const { code: actual, message: text } = /** @type {{ code: string, message: string }} */ (error);
-        assert.equal(actual, code, text);
-        assert.match(text, message);
-        assert(!text.includes("\n"));
-        return true;
-    };
-}
 
 /**
  * @param {import("../../../src/web/js/engram").Source} source
