@@ -127,6 +127,7 @@ const CONTROLS = {
     val_batches: number(-1),
     // The page's own.
     patience: maybe(is => !is("val_batches", "0")),
+    questions: maybe(is => isSft(is) && !is("val_batches", "0")),
 };
 
 const NAMES = /** @type {(keyof typeof CONTROLS)[]} */ (Object.keys(CONTROLS));
@@ -170,12 +171,12 @@ export function showRelevant() {
 }
 
 /**
- * What the controls say, as the package takes it, and after how many validations without gain the run
- * ends. Throws an error of one line that names the control.
- * @returns {{ config: TrainConfig, patience: number | null }}
+ * What the controls say, as the package takes it, after how many validations without gain the run ends,
+ * and how many test questions are asked at each. Throws an error of one line that names the control.
+ * @returns {{ config: TrainConfig, patience: number | null, questions: number | null }}
  */
 export function settings() {
-    const { loss, nesterov, schedule, lr_end, lr_factor, lr_interval, warmup, warmup_init, patience = null, ...given } = values();
+    const { loss, nesterov, schedule, lr_end, lr_factor, lr_interval, warmup, warmup_init, patience = null, questions = null, ...given } = values();
     const config = /** @type {TrainConfig} */ (given);
     if (loss === "mask_prompt" || loss === "assistant_only_loss") config[loss] = true;
     if (nesterov) config.nesterov = nesterov === "true";
@@ -191,7 +192,7 @@ export function settings() {
         step_decay: [learning_rate, lr_factor ?? 1, lr_interval ?? 1],
     };
     if (name !== "constant" || warmup) config.lr_schedule = { name, arguments: args[name], warmup, warmup_init };
-    return { config, patience };
+    return { config, patience, questions };
 }
 
 /** Why the chosen way of learning can't learn from these; nothing if it can. @param {readonly TrainingExample[]} examples */

@@ -7,11 +7,12 @@ import { announce, bar, box, button, byId, fillSelect, form, h, input, select } 
 import { bytes, count, duration, plural, rate } from "../format.js";
 import { clearNotice, codeOf, showError } from "../notice.js";
 import { fill, mismatch, original, recommended, settings, showRelevant } from "./train-settings.js";
+import { Metrics, ask, layoutOf } from "./train-watch.js";
 
 /** @import { App } from "../state.js" */
 /** @import { EngineInterface, Splits, TrainStep, Trainer, TrainingExample } from "../../src/web/js/engram" */
 
-const STATS = ["Iteration", "Training loss", "Validation loss", "Speed", "Tokens", "Time", "To go", "GPU memory", "Gradient norm", "Trained weights"];
+const STATS = ["Iteration", "Training loss", "Validation loss", "Right answers", "Speed", "Tokens", "Time", "To go", "GPU memory", "Gradient norm", "Trained weights"];
 
 const MEASURING = "Measuring the loss before training…";
 
@@ -24,7 +25,7 @@ export function start(app) {
     /** What it trains on. @type {TrainingExample[]} */ let examples = [];
     /** @type {AbortController | undefined} */ let running;
     /** Set while paused; called to go on. @type {(() => void) | undefined} */ let goOn;
-    let paused = false;
+    let paused = false, metrics = new Metrics();
 
     fill(original());
     app.on("engine", () => {
@@ -65,6 +66,7 @@ export function start(app) {
         goOn?.();
         status.textContent = "Stopping after this step…";
     };
+    button("train-metrics").onclick = () => metrics.save();
     form("train-finish").onsubmit = event => {
         event.preventDefault();
         use();
@@ -132,12 +134,13 @@ export function start(app) {
         trainer = trained = undefined;
         let iteration = 0, isLost = false, inVain = 0, why = "";
         try {
-            const { config, patience } = settings();
+            const { config, patience, questions } = settings();
             const made = await engram.Trainer.create(engine, { train: splits.train, valid: splits.valid }, config);
             trainer = made;
             trained = engine;
             examples = splits.train;
             chart.start(made.config.iters);
+            metrics = new Metrics();
             stats({ Iteration: `0 of ${made.config.iters}`, "Trained weights": count(made.trainableParameters) });
             box("train-run").scrollIntoView({ block: "nearest" });
             announce("Training has begun.");
@@ -147,6 +150,13 @@ export function start(app) {
                 show(step);
                 if (step.kind !== "validation") iteration = step.iteration;
                 else inVain = step.best ? 0 : inVain + 1;
+                if (step.kind === "validation" && questions && splits.test.length) {
+                    status.textContent = "Asking the test questions…";
+                    const { correct, n } = await ask(engine, made, splits.test.slice(0, questions), mine.signal);
+                    status.textContent = "";
+                    stats({ "Right answers": `${correct} of ${n}` }, false);
+                    metrics.add({ iteration, eval_accuracy: correct / n, eval_correct: correct, eval_examples: n });
+                }
                 if (patience && inVain >= patience && iteration < made.config.iters) {
                     made.cancel();
                     why = `: ${plural(patience, "validation")} in a row brought no lower loss`;
@@ -192,6 +202,7 @@ export function start(app) {
 
     /** @param {TrainStep} step */
     function show(step) {
+        metrics.step(step);
         const done = step.kind === "validation" ? step.iteration - 1 : step.iteration;
         bar("train-bar").value = done / step.iterations;
         box("note-train").textContent = `${done} of ${step.iterations}`;
@@ -240,10 +251,7 @@ export function start(app) {
         const checkpoint = select("finish-checkpoint").value === "best" ? "best" : "last";
         button("finish-use").disabled = true;
         try {
-            const { rank_pattern, alpha_pattern } = trainer.config;
-            // MLX's files have one rank and one scale.
-            const layout = Object.keys({ ...rank_pattern, ...alpha_pattern }).length ? "peft" : "mlx";
-            const files = await trainer.exportAdapter(layout, { checkpoint });
+            const files = await trainer.exportAdapter(layoutOf(trainer), { checkpoint });
             await engine.adapters.load(name, files);
             app.trainedOn.set(name, examples);
             await app.use(name);

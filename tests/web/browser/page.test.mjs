@@ -389,7 +389,7 @@ test("the settings of the page are those of the training", async t => {
             rank_pattern: String.raw`mlp\..*=2, self_attn.(q|k){1,2}_proj=3`, alpha_pattern: "v_proj=16",
             modules_to_save: "norm", optimizer: "adamw", weight_decay: "0.01", betas: "0.8, 0.99",
             schedule: "cosine_decay", lr_end: "0.0005", warmup: "2", max_grad_norm: "1",
-            steps_per_report: "2", steps_per_eval: "4",
+            steps_per_report: "2", steps_per_eval: "4", questions: "3",
         });
         await page.getByLabel("o_proj").uncheck();
         const config = await train();
@@ -406,6 +406,12 @@ test("the settings of the page are those of the training", async t => {
         const all = await losses(2);
         t.diagnostic(`training loss ${all}`);
         assert.ok(Number(all.at(-1)) < 0.9 * Number(all[0]), String(all));
+        assert.match(await page.locator("#train-stats").innerText(), /Right answers\s+[0-3] of 3/);
+        const metrics = await downloaded(() => page.locator("#train-metrics").dispatchEvent("click"));
+        const lines = String(Buffer.from(metrics.bytes)).trim().split("\n").map(line => JSON.parse(line));
+        assert.deepEqual(lines.flatMap(line => line.eval_examples ?? []), [3, 3, 3]);
+        assert.deepEqual(lines.flatMap(line => ("val_loss" in line ? line.iteration : [])), [1, 4, 8]);
+        assert.equal(lines.flatMap(line => line.train_loss ?? []).length, 4);
         await page.getByRole("button", { name: "Use this adapter" }).click();
         await page.locator("#finish-note", { hasText: "switched on" }).waitFor();
         await go("adapters");
