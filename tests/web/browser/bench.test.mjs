@@ -68,7 +68,7 @@ test("kernels are tuned at the first load, remembered, and not tuned where that 
         // What no page's device can run.
         const root = await navigator.storage.getDirectory();
         const file = await (await root.getDirectoryHandle("engram")).getFileHandle("variants");
-        const damaged = (await (await file.getFile()).text()).replace(/"(tile|loads)"/, '"broadcast"');
+        const damaged = (await (await file.getFile()).text()).replace(/"(tile|loads|quads)"/, '"broadcast"');
         const stream = await file.createWritable();
         await stream.write(damaged);
         await stream.close();
@@ -78,7 +78,7 @@ test("kernels are tuned at the first load, remembered, and not tuned where that 
     const { first, second, safe, third, damaged, support } = found;
     assert(first.isTuned);
     assert.deepEqual(Object.keys(first.variants), ["matmul", "matmulTransposed", "matvec"]);
-    for (const variant of Object.values(first.variants)) assert.match(variant, /^(tile|loads)$/);
+    for (const variant of Object.values(first.variants)) assert.match(variant, /^(tile|loads|quads)$/);
     assert.deepEqual(second, { isTuned: false, variants: first.variants });
     assert.deepEqual(safe, { isTuned: false, variants: support.device?.variants });
     assert.match(damaged, /"broadcast"/);

@@ -253,7 +253,7 @@ both(
         const engram = await import(/** @type {string} */ ("engram"));
         const engine = await engram[kind].load("./model.gguf");
         const train = Array.from({ length: 4 }, (_, i) => ({ prompt: `hello ${i}`, completion: "there you are" }));
-        const config = { iters: 12, steps_per_report: 3, steps_per_eval: 6, learning_rate: 2e-2, num_layers: -1 };
+        const config = { iters: 12, steps_per_report: 3, steps_per_eval: 6, learning_rate: 5e-3, num_layers: -1 };
         const trainer = await engram.Trainer.create(engine, { train, valid: train }, config);
         const losses = [];
         const validations = [];
@@ -393,7 +393,7 @@ both(
         const test = [{ prompt: "hello", completion: "you" }, { prompt: "bye", completion: "now" }];
         const stats = await engine.dataStats({ train, test }, { max_seq_length: 64, batch_size: 3 });
         const said = async (/** @type {Promise<unknown>} */ call) => call.then(() => "nothing", error => error.message);
-        const of = (/** @type {import("engram").TrainConfig} */ config) => engram.Trainer.create(engine, { train }, { batch_size: 1, num_layers: 1, ...config });
+        const of = (/** @type {import("engram").TrainConfig} */ config) => engram.Trainer.create(engine, { train }, { batch_size: 1, num_layers: 1, max_seq_length: 64, ...config });
         const { iters } = (await of({ epochs: 2 })).config;
         const refused = [
             await said(engine.dataStats({ train: [/** @type {any} */ ({})] })),
