@@ -14,7 +14,7 @@ pub enum Variant {
     /// The same, where eight lanes load for one another: for software adapters with subgroups of
     /// eight.
     Broadcast,
-    /// The same, where four lanes do.
+    /// The same, where four lanes do; one token's product is that of `Loads`.
     Quads,
 }
 

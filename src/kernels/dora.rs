@@ -3,7 +3,7 @@
 //!
 //! With `Z = X (W + scale · (A B)ᵀ)ᵀ`: `Y = Z · m / ‖W + scale · (A B)ᵀ‖`, row by row of W. The lengths
 //! are a constant to the backward (section 4.3 there): `dZ = dY · m / length` by the same kernel, and
-//! `dm = Σ_t dY Z / length` is [`product_gradient`](super::vector_gradient::product_gradient).
+//! `dm = Σ_t dY Z / length` is [`product_gradient`].
 
 use super::fuse::Update;
 use super::lora::Param;
