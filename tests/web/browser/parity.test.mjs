@@ -12,7 +12,7 @@ import { engram } from "../native.mjs";
 
 const MODEL = join(ROOT, "data/models/engram-tiny.gguf");
 const QUESTIONS = 24;
-const TRAINING = ["--num-layers", "-1", "--learning-rate", "2e-3", "--iters", "20"];
+const TRAINING = ["--num-layers", "-1", "--learning-rate", "2e-3", "--iters", "30"];
 
 /** @typedef {import("../../../src/web/js/engram.d.ts").NamedFile} NamedFile */
 /** @typedef {import("../../../src/web/js/engram.d.ts").Report} Report */
@@ -132,7 +132,7 @@ describe("the page and the native runner", () => {
         const trained = await page.evaluate(async dataset => {
             const { Engine, Trainer } = await import(String("/pkg/index.js"));
             const engine = await Engine.load("/model.gguf", { name: "engram-tiny.gguf" });
-            const config = { num_layers: -1, learning_rate: 2e-3, iters: 20 };
+            const config = { num_layers: -1, learning_rate: 2e-3, iters: 30 };
             const trainer = await Trainer.create(engine, dataset, config);
             const losses = [];
             for await (const step of trainer.run()) {
