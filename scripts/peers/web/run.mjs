@@ -25,7 +25,7 @@ const PAGE = `<!doctype html><title>Peers</title><link rel=icon href=data:,>
 
 /** The files of a folder, by their path under `base`. @param {string} base @param {string} folder */
 async function filesOf(base, folder) {
-    const names = await readdir(folder);
+    const names = await readdir(folder, { recursive: true });
     return Object.fromEntries(names.map(name => [`${base}${name}`, join(folder, name)]));
 }
 
