@@ -26,10 +26,17 @@ macro_rules! kernel {
 }
 
 const TILES: Kernel = kernel!("matmul_tile", "matmul.wgsl");
-const LOADS: Kernel = kernel!("matmul_loads", "eight_loads.wgsl", "matmul_rows.wgsl");
-const BROADCAST: Kernel =
-    kernel!("matmul_broadcast", "spread.wgsl", "eight_broadcast.wgsl", "matmul_rows.wgsl");
-const QUADS: Kernel = kernel!("matmul_quads", "eight_quads.wgsl", "matmul_quads.wgsl");
+const LOADS: Kernel =
+    kernel!("matmul_loads", "matmul_thread.wgsl", "eight_loads.wgsl", "matmul_rows.wgsl");
+const BROADCAST: Kernel = kernel!(
+    "matmul_broadcast",
+    "matmul_thread.wgsl",
+    "spread.wgsl",
+    "eight_broadcast.wgsl",
+    "matmul_rows.wgsl"
+);
+const QUADS: Kernel =
+    kernel!("matmul_quads", "matmul_thread.wgsl", "eight_quads.wgsl", "matmul_quads.wgsl");
 
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;

@@ -2,19 +2,6 @@
 // whom a load, which they do lane by lane, costs as much as thirty products: four lanes load for one
 // another, and a row's eight products are added up before its sum is touched. Nothing but the blocks is a
 // loop, since every turn of one costs a blend of all that it carries.
-const THREADS = 8u;
-const TOKENS = 16u; // of a workgroup
-const ROWS = 8u; // of W, a thread
-
-// Where a token's row of X begins; past the end the last one's.
-fn row_of(token: u32) -> u32 {
-    return (params.x_row + min(token, rows_in_use(params.rows) - 1u)) * params.in_features;
-}
-
-fn one_value(at: u32) -> f32 {
-    return x[at];
-}
-
 // Four weights in the order of `eight_values`.
 fn turned(v: vec4<f32>, lane: u32) -> vec4<f32> {
     let once = select(v, v.yxwz, (lane & 1u) != 0u);
@@ -76,26 +63,6 @@ fn columns(
     (*sums)[13] = add((*sums)[13], eight_values(rows[13] + at, count, lane), w);
     (*sums)[14] = add((*sums)[14], eight_values(rows[14] + at, count, lane), w);
     (*sums)[15] = add((*sums)[15], eight_values(rows[15] + at, count, lane), w);
-}
-
-fn store(token: u32, row: u32, sums: Eight) {
-    if token >= rows_in_use(params.rows) {
-        return;
-    }
-    for (var i = 0u; i < ROWS; i += 1u) {
-        if row + i < params.part_rows {
-            let out = params.first_out + row + i;
-            let at = (params.y_row + token) * params.y_cols + out;
-            var total = select(sums.b[i & 3u], sums.a[i & 3u], i < 4u);
-            if params.has_bias != 0u {
-                total += bias[out];
-            }
-            if params.has_residual != 0u {
-                total += residual[at];
-            }
-            y[at] = total;
-        }
-    }
 }
 
 @compute @workgroup_size(THREADS)

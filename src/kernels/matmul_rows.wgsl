@@ -2,10 +2,6 @@
 // ones, which gather lane by lane: no workgroup memory; a thread does eight rows of W by sixteen tokens
 // in registers, eight columns at a time. `eight_values` is that of `eight_broadcast.wgsl` or of
 // `eight_loads.wgsl`.
-const THREADS = 8u;
-const TOKENS = 16u; // of a workgroup
-const ROWS = 8u; // of W, a thread
-
 // Eight columns of four rows of W, column by column.
 fn four_rows(blocks: vec4<u32>, quarter: u32, scales: array<vec2<f32>, 4>) -> array<vec4<f32>, 8> {
     let r0 = eight_scaled(blocks.x, quarter, scales[0]);
@@ -33,15 +29,6 @@ fn scales_of(blocks: vec4<u32>) -> array<vec2<f32>, 4> {
     );
 }
 
-// Where a token's row of X begins; past the end the last one's.
-fn row_of(token: u32) -> u32 {
-    return (params.x_row + min(token, rows_in_use(params.rows) - 1u)) * params.in_features;
-}
-
-fn one_value(at: u32) -> f32 {
-    return x[at];
-}
-
 // Adds eight rows of W times eight columns of a token.
 fn add(sum: Eight, v: Eight, low: array<vec4<f32>, 8>, high: array<vec4<f32>, 8>) -> Eight {
     var total = sum;
@@ -62,26 +49,6 @@ fn add(sum: Eight, v: Eight, low: array<vec4<f32>, 8>, high: array<vec4<f32>, 8>
     total.a += v.b.w * low[7];
     total.b += v.b.w * high[7];
     return total;
-}
-
-fn store(token: u32, row: u32, sums: Eight) {
-    if token >= rows_in_use(params.rows) {
-        return;
-    }
-    for (var i = 0u; i < ROWS; i += 1u) {
-        if row + i < params.part_rows {
-            let out = params.first_out + row + i;
-            let at = (params.y_row + token) * params.y_cols + out;
-            var total = select(sums.b[i & 3u], sums.a[i & 3u], i < 4u);
-            if params.has_bias != 0u {
-                total += bias[out];
-            }
-            if params.has_residual != 0u {
-                total += residual[at];
-            }
-            y[at] = total;
-        }
-    }
 }
 
 @compute @workgroup_size(THREADS)

@@ -4,20 +4,25 @@
  * adapter is asked for them too.
  */
 
-const prototype = globalThis.GPUAdapter?.prototype;
-const own = prototype?.requestDevice;
+/** What stands in the place of `requestDevice`, if something does. @type {unknown} */
+let asked;
 
-/** From now on every device has subgroups, where its adapter has. */
+/**
+ * From now on every device has subgroups, where its adapter has, until what is returned is called. What
+ * others put there in between stays, and a second one that begins meanwhile ends with the first.
+ */
 export function begin() {
-    if (!prototype || !own) return;
-    prototype.requestDevice = function (descriptor) {
+    const prototype = globalThis.GPUAdapter?.prototype;
+    const own = prototype?.requestDevice;
+    if (!prototype || !own || own === asked) return () => {};
+    /** @type {typeof own} */
+    const asking = function (descriptor) {
         const features = [...(descriptor?.requiredFeatures ?? [])];
         if (this.features.has("subgroups")) features.push("subgroups");
         return own.call(this, { ...descriptor, requiredFeatures: features });
     };
-}
-
-/** As it was. */
-export function end() {
-    if (prototype && own) prototype.requestDevice = own;
+    asked = prototype.requestDevice = asking;
+    return () => {
+        if (prototype.requestDevice === asking) prototype.requestDevice = own;
+    };
 }

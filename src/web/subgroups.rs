@@ -7,16 +7,23 @@ use crate::gpu::{Context, ContextOptions};
 
 #[wasm_bindgen(module = "/src/web/subgroups.js")]
 extern "C" {
-    fn begin();
-    fn end();
+    fn begin() -> js_sys::Function;
+}
+
+/// Ends what [`begin`] began, also where nobody waits for the device any more.
+struct Asking(js_sys::Function);
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // It throws nothing.
+        let _ = self.0.call0(&JsValue::UNDEFINED);
+    }
 }
 
 /// [`Context::new`], with subgroups where the adapter has them.
 pub(super) async fn open(options: &ContextOptions) -> Result<Context> {
-    begin();
-    let context = Context::new(options).await;
-    end();
-    context
+    let _asking = Asking(begin());
+    Context::new(options).await
 }
 
 #[cfg(test)]
