@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::buffer::{Buffer, Memory};
 use super::pipeline::Pipelines;
 use super::profile::Profile;
-use super::variant::{Variant, Variants};
+use super::variant::{Lanes, Variant, Variants};
 use crate::{Error, Result};
 
 /// How to open a [`Context`].
@@ -77,8 +77,7 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     limits: wgpu::Limits,
-    /// Lanes that broadcast to one another.
-    lanes: Option<u32>,
+    lanes: Option<Lanes>,
     variants: Cell<Variants>,
     pipelines: Pipelines,
     memory: Rc<Memory>,
@@ -121,7 +120,7 @@ impl Context {
             true => offered,
             false => wanted_limits(&offered, &ceiling),
         };
-        let lanes = broadcasting_lanes(adapter).filter(|_| !options.without_subgroups);
+        let lanes = software_lanes(adapter).filter(|_| !options.without_subgroups);
         let mut features = match (options.whole_adapter, lanes.is_some()) {
             // Those beyond WebGPU's own may break wgpu's promises of safety.
             (true, _) => adapter.features() & !wgpu::Features::all_experimental_mask(),
@@ -195,10 +194,10 @@ impl Context {
         &self.0.limits
     }
 
-    /// Whether loads cost far more than arithmetic here, while eight lanes can broadcast to one
-    /// another: true of a software adapter with subgroups of eight.
-    pub(crate) fn prefers_broadcasts(&self) -> bool {
-        self.0.lanes == Some(8)
+    /// The lanes that load for one another, on a software adapter where loads cost far more than arithmetic
+    /// and subgroups have a size that there are kernels for.
+    pub(crate) fn lanes(&self) -> Option<Lanes> {
+        self.0.lanes
     }
 
     /// The variants that recordings take from now on.
@@ -210,8 +209,8 @@ impl Context {
     pub fn has_variant(&self, variant: Variant) -> bool {
         match variant {
             Variant::Tile | Variant::Loads => true,
-            Variant::Broadcast => self.0.lanes == Some(8),
-            Variant::Quads => self.0.lanes == Some(4),
+            Variant::Broadcast => self.0.lanes == Some(Lanes::Eight),
+            Variant::Quads => self.0.lanes == Some(Lanes::Four),
         }
     }
 
@@ -533,16 +532,18 @@ fn summary(adapter: &wgpu::Adapter) -> AdapterSummary {
 
 /// How many lanes of a software adapter share what they load, if it is a number that there are kernels for
 /// and its device has subgroups.
-fn broadcasting_lanes(adapter: &wgpu::Adapter) -> Option<u32> {
+fn software_lanes(adapter: &wgpu::Adapter) -> Option<Lanes> {
     let info = adapter.get_info();
-    let known = match info.backend {
+    if info.device_type != wgpu::DeviceType::Cpu {
+        return None;
+    }
+    match (info.subgroup_min_size, info.subgroup_max_size, info.backend) {
+        (4, 4, _) => Some(Lanes::Four),
         // Nobody has tried eight there.
-        wgpu::Backend::BrowserWebGpu => &[4][..],
-        _ => &[4, 8],
-    };
-    let lanes = Some(info.subgroup_min_size).filter(|lanes| known.contains(lanes));
-    let is_software = info.device_type == wgpu::DeviceType::Cpu;
-    lanes.filter(|&lanes| is_software && info.subgroup_max_size == lanes)
+        (8, 8, wgpu::Backend::BrowserWebGpu) => None,
+        (8, 8, _) => Some(Lanes::Eight),
+        _ => None,
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -557,10 +558,10 @@ fn has_subgroups(device: &wgpu::Device) -> bool {
 }
 
 /// What is safe to take without measuring.
-fn default_variant(adapter: &wgpu::Adapter, lanes: Option<u32>) -> Variant {
+fn default_variant(adapter: &wgpu::Adapter, lanes: Option<Lanes>) -> Variant {
     match (lanes, adapter.get_info().device_type) {
-        (Some(8), _) => Variant::Broadcast,
-        (Some(4), _) => Variant::Quads,
+        (Some(Lanes::Eight), _) => Variant::Broadcast,
+        (Some(Lanes::Four), _) => Variant::Quads,
         (_, wgpu::DeviceType::Cpu) => Variant::Loads,
         (_, _) => Variant::Tile,
     }

@@ -11,4 +11,5 @@ pub use buffer::{Buffer, Memory};
 pub use context::{Access, AdapterSummary, Context, ContextOptions, Kernel};
 pub use profile::KernelTime;
 pub use recording::{Binding, Extent, Recorder, Recording, Step};
+pub(crate) use variant::Lanes;
 pub use variant::{Variant, Variants};

@@ -2,6 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+/// How many lanes of a software adapter load for one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lanes {
+    /// SwiftShader's.
+    Four,
+    /// llvmpipe's.
+    Eight,
+}
+
 /// How a matrix product is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

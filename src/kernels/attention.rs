@@ -3,7 +3,7 @@
 use super::kv::KvType;
 use super::{Rows, Tensor, Token, check};
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
+use crate::gpu::{Buffer, Context, Extent, Kernel, Lanes, Recorder};
 use crate::{Error, Result};
 
 macro_rules! kernel {
@@ -24,14 +24,39 @@ macro_rules! kernel {
 
 const F32: Kernel = kernel!("attention_f32", "kv_f32.wgsl", "attention.wgsl");
 const F16: Kernel = kernel!("attention_f16", "kv_f16.wgsl", "attention.wgsl");
-const SUBGROUP_F32: Kernel =
-    kernel!("attention_subgroup_f32", "kv_f32.wgsl", "attention_subgroup.wgsl");
-const SUBGROUP_F16: Kernel =
-    kernel!("attention_subgroup_f16", "kv_f16.wgsl", "attention_subgroup.wgsl");
+const BROADCAST_F32: Kernel = kernel!(
+    "attention_broadcast_f32",
+    "kv_f32.wgsl",
+    "exchange_broadcast.wgsl",
+    "eight_rows.wgsl",
+    "attention_rows.wgsl"
+);
+const BROADCAST_F16: Kernel = kernel!(
+    "attention_broadcast_f16",
+    "kv_f16.wgsl",
+    "exchange_broadcast.wgsl",
+    "eight_rows.wgsl",
+    "attention_rows.wgsl"
+);
+const QUADS_F32: Kernel = kernel!(
+    "attention_quads_f32",
+    "kv_f32.wgsl",
+    "exchange_quads.wgsl",
+    "eight_rows.wgsl",
+    "attention_rows.wgsl"
+);
+const QUADS_F16: Kernel = kernel!(
+    "attention_quads_f16",
+    "kv_f16.wgsl",
+    "exchange_quads.wgsl",
+    "eight_rows.wgsl",
+    "attention_rows.wgsl"
+);
 
-/// Tokens that a workgroup of `attention_subgroup.wgsl` does, and the largest head it takes.
-const SUBGROUP_TOKENS: u32 = 8;
-const SUBGROUP_HEAD_DIM: usize = 64;
+/// Tokens that a lane of `attention_rows.wgsl` does.
+const LANE_TOKENS: u32 = 2;
+/// The largest head of the kernels whose lanes load for one another.
+pub(super) const LANES_HEAD_DIM: usize = 64;
 
 /// Largest head dimension the kernels take.
 pub const MAX_HEAD_DIM: usize = 256;
@@ -115,17 +140,20 @@ pub fn attention(
     let unwanted = r.context().storage("no lse", 4)?;
     let lse = lse.map_or_else(|| (&unwanted).into(), Tensor::binding);
     let bindings = [q.binding(), k.into(), v.into(), tokens.into(), out.binding(), lse];
-    let shared =
-        r.context().prefers_broadcasts() && q.capacity() > 1 && shape.head_dim <= SUBGROUP_HEAD_DIM;
-    let kernel = match (shared, kv) {
-        (false, KvType::F32) => &F32,
-        (false, KvType::F16) => &F16,
-        (true, KvType::F32) => &SUBGROUP_F32,
-        (true, KvType::F16) => &SUBGROUP_F16,
+    let lanes = r.context().lanes();
+    let lanes = lanes.filter(|_| q.capacity() > 1 && shape.head_dim <= LANES_HEAD_DIM);
+    let (kernel, per) = match (lanes, kv) {
+        (None, KvType::F32) => (&F32, 1),
+        (None, KvType::F16) => (&F16, 1),
+        (Some(Lanes::Eight), KvType::F32) => (&BROADCAST_F32, 8 * LANE_TOKENS),
+        (Some(Lanes::Eight), KvType::F16) => (&BROADCAST_F16, 8 * LANE_TOKENS),
+        (Some(Lanes::Four), KvType::F32) => (&QUADS_F32, 4 * LANE_TOKENS),
+        (Some(Lanes::Four), KvType::F16) => (&QUADS_F16, 4 * LANE_TOKENS),
     };
-    let per = if shared { SUBGROUP_TOKENS } else { 1 };
+    let eights = [("EIGHTS", shape.head_dim as f64 / 8.0)];
+    let constants = if lanes.is_some() { &eights[..] } else { &[] };
     let grid = [Extent::Fixed(shape.heads as u32), q.per_token(per), super::ONE];
-    r.dispatch(kernel, &[], &params, &bindings, grid)
+    r.dispatch(kernel, constants, &params, &bindings, grid)
 }
 
 /// The reference of [`attention`]: `out` and `lse` for each of `tokens`.

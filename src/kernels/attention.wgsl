@@ -3,6 +3,7 @@
 // Keys come in tiles of one a thread; maximum and sum are carried from tile to tile (Milakov and
 // Gimelshein, 2018), so that no row of scores is ever stored whole.
 
+alias Stored = Four;
 const THREADS = 64u;
 const LOWEST = -3.4028234e38;
 var<workgroup> scores: array<f32, THREADS>;

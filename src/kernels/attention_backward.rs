@@ -1,37 +1,78 @@
 //! The backward of [`super::attention`] over packed sequences (Dao et al., 2022): probabilities
 //! are computed again from the stored log-sum-exp, so that no `[T, T]` matrix ever exists.
 
-use super::attention::{AttentionShape, dot, packed, reference as forward_reference};
+use super::attention::{
+    AttentionShape, LANES_HEAD_DIM, dot, packed, reference as forward_reference,
+};
 use super::{ONE, Rows, Tensor, Token, check};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
+use crate::gpu::{Buffer, Context, Extent, Kernel, Lanes, Recorder};
 
 const DELTA: Kernel = Kernel {
     name: "attention_delta",
     source: &[include_str!("step.wgsl"), include_str!("attention_delta.wgsl")],
     storage: &[Read, Read, Read, Write],
 };
-const QUERIES: Kernel = Kernel {
-    name: "attention_backward_q",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("token.wgsl"),
-        include_str!("attention_backward_bindings.wgsl"),
-        include_str!("attention_backward_q.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Read, Read, Write],
-};
-const KEYS: Kernel = Kernel {
-    name: "attention_backward_kv",
-    source: &[
-        include_str!("step.wgsl"),
-        include_str!("token.wgsl"),
-        include_str!("attention_backward_bindings.wgsl"),
-        include_str!("attention_backward_kv.wgsl"),
-    ],
-    storage: &[Read, Read, Read, Read, Read, Read, Write, Write],
-};
+macro_rules! kernel {
+    ($name:literal, $writes:tt, $($part:literal),+) => {
+        Kernel {
+            name: $name,
+            source: &[
+                include_str!("step.wgsl"),
+                include_str!("token.wgsl"),
+                include_str!("attention_backward_bindings.wgsl"),
+                $(include_str!($part)),+
+            ],
+            storage: &kernel!($writes),
+        }
+    };
+    (dq) => { [Read, Read, Read, Read, Read, Read, Write] };
+    (dk_dv) => { [Read, Read, Read, Read, Read, Read, Write, Write] };
+}
+macro_rules! by_rows {
+    ($name:literal, $writes:tt, $exchange:literal, $part:literal) => {
+        kernel!(
+            $name,
+            $writes,
+            "eight.wgsl",
+            $exchange,
+            "eight_rows.wgsl",
+            "attention_backward_rows.wgsl",
+            $part
+        )
+    };
+}
+
+const QUERIES: Kernel = kernel!("attention_backward_q", dq, "attention_backward_q.wgsl");
+const KEYS: Kernel = kernel!("attention_backward_kv", dk_dv, "attention_backward_kv.wgsl");
+const BROADCAST_QUERIES: Kernel = by_rows!(
+    "attention_backward_q_broadcast",
+    dq,
+    "exchange_broadcast.wgsl",
+    "attention_backward_q_rows.wgsl"
+);
+const BROADCAST_KEYS: Kernel = by_rows!(
+    "attention_backward_kv_broadcast",
+    dk_dv,
+    "exchange_broadcast.wgsl",
+    "attention_backward_kv_rows.wgsl"
+);
+const QUADS_QUERIES: Kernel = by_rows!(
+    "attention_backward_q_quads",
+    dq,
+    "exchange_quads.wgsl",
+    "attention_backward_q_rows.wgsl"
+);
+const QUADS_KEYS: Kernel = by_rows!(
+    "attention_backward_kv_quads",
+    dk_dv,
+    "exchange_quads.wgsl",
+    "attention_backward_kv_rows.wgsl"
+);
+
+/// Tokens that a lane of `attention_backward_q_rows.wgsl` does.
+const LANE_TOKENS: u32 = 2;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -77,13 +118,22 @@ pub fn attention_backward(
         tokens.into(),
         statistics.binding(),
     ];
+    let lanes = r.context().lanes().filter(|_| shape.head_dim <= LANES_HEAD_DIM);
+    let (queries, keys, per) = match lanes {
+        None => (&QUERIES, &KEYS, [1, 1]),
+        Some(Lanes::Four) => (&QUADS_QUERIES, &QUADS_KEYS, [4 * LANE_TOKENS, 4]),
+        Some(Lanes::Eight) => (&BROADCAST_QUERIES, &BROADCAST_KEYS, [8 * LANE_TOKENS, 8]),
+    };
+    let eights = [("EIGHTS", shape.head_dim as f64 / 8.0)];
+    let constants = if lanes.is_some() { &eights[..] } else { &[] };
+
     let bindings = [&inputs[..], &[dq.binding()]].concat();
-    let grid = [Extent::Fixed(shape.heads as u32), q.per_token(1), ONE];
-    r.dispatch(&QUERIES, &[], &params, &bindings, grid)?;
+    let grid = [Extent::Fixed(shape.heads as u32), q.per_token(per[0]), ONE];
+    r.dispatch(queries, constants, &params, &bindings, grid)?;
 
     let bindings = [&inputs[..], &[dk.binding(), dv.binding()]].concat();
-    let grid = [Extent::Fixed(shape.kv_heads as u32), q.per_token(1), ONE];
-    r.dispatch(&KEYS, &[], &params, &bindings, grid)
+    let grid = [Extent::Fixed(shape.kv_heads as u32), q.per_token(per[1]), ONE];
+    r.dispatch(keys, constants, &params, &bindings, grid)
 }
 
 /// The reference of [`attention_backward`]: the gradients of q, k and v.
@@ -174,9 +224,10 @@ mod tests {
 
     #[async_test]
     async fn matches_the_reference_on_packed_sequences() {
-        let context = check::test_context().await;
-        for (lengths, shape) in SHAPES {
-            parity(&context, lengths, shape).await.unwrap();
+        for context in check::test_contexts().await {
+            for (lengths, shape) in SHAPES {
+                parity(&context, lengths, shape).await.unwrap();
+            }
         }
     }
 

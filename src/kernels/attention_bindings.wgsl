@@ -10,8 +10,8 @@ struct Params {
 
 @group(0) @binding(1) var<uniform> params: Params;
 @group(0) @binding(2) var<storage, read> q: array<vec4<f32>>; // (T, heads·d)
-@group(0) @binding(3) var<storage, read> k: array<Four>; // (rows, kv_heads·d)
-@group(0) @binding(4) var<storage, read> v: array<Four>; // (rows, kv_heads·d)
+@group(0) @binding(3) var<storage, read> k: array<Stored>; // (rows, kv_heads·d)
+@group(0) @binding(4) var<storage, read> v: array<Stored>; // (rows, kv_heads·d)
 @group(0) @binding(5) var<storage, read> tokens: array<Token>; // (all T)
 @group(0) @binding(6) var<storage, read_write> out: array<vec4<f32>>; // (T, heads·d)
 @group(0) @binding(7) var<storage, read_write> lse: array<f32>; // (T, heads) if wanted

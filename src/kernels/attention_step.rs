@@ -7,7 +7,7 @@ use super::lora::{self, Param};
 use super::{ONE, Tensor, Token, append, check, rope};
 use crate::Result;
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Buffer, Context, Extent, Kernel, Recorder};
+use crate::gpu::{Buffer, Context, Extent, Kernel, Lanes, Recorder};
 
 macro_rules! kernel {
     ($name:literal, $($part:literal),+) => {
@@ -162,11 +162,11 @@ pub fn attention_step(
         out.binding(),
     ];
     let grid = [Extent::Fixed(shape.heads as u32), ONE, ONE];
-    let kernel = match (r.context().prefers_broadcasts(), cache.2) {
-        (false, KvType::F32) => &F32,
-        (false, KvType::F16) => &F16,
-        (true, KvType::F32) => &SUBGROUP_F32,
-        (true, KvType::F16) => &SUBGROUP_F16,
+    let kernel = match (r.context().lanes(), cache.2) {
+        (Some(Lanes::Eight), KvType::F32) => &SUBGROUP_F32,
+        (Some(Lanes::Eight), KvType::F16) => &SUBGROUP_F16,
+        (_, KvType::F32) => &F32,
+        (_, KvType::F16) => &F16,
     };
     r.dispatch(kernel, &[], &params, &bindings, grid)
 }
