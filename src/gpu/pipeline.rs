@@ -55,7 +55,8 @@ impl Source {
 /// A kernel's text. A browser wants to be told of subgroups, which naga has not learnt to read.
 fn text(kernel: &Kernel) -> String {
     let text = kernel.source.concat();
-    let has_subgroups = ["subgroupBroadcast(", "quadSwapX("].iter().any(|call| text.contains(call));
+    let has_subgroups =
+        ["subgroupBroadcast(", "subgroupAdd(", "quadSwapX("].iter().any(|call| text.contains(call));
     match cfg!(target_arch = "wasm32") && has_subgroups {
         true => format!("enable subgroups;\n{text}"),
         false => text,

@@ -11,6 +11,15 @@ pub(crate) enum Lanes {
     Eight,
 }
 
+impl Lanes {
+    pub(crate) fn count(self) -> u32 {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
 /// How a matrix product is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -142,14 +142,15 @@ pub fn attention(
     let bindings = [q.binding(), k.into(), v.into(), tokens.into(), out.binding(), lse];
     let lanes = r.context().lanes();
     let lanes = lanes.filter(|_| q.capacity() > 1 && shape.head_dim <= LANES_HEAD_DIM);
-    let (kernel, per) = match (lanes, kv) {
-        (None, KvType::F32) => (&F32, 1),
-        (None, KvType::F16) => (&F16, 1),
-        (Some(Lanes::Eight), KvType::F32) => (&BROADCAST_F32, 8 * LANE_TOKENS),
-        (Some(Lanes::Eight), KvType::F16) => (&BROADCAST_F16, 8 * LANE_TOKENS),
-        (Some(Lanes::Four), KvType::F32) => (&QUADS_F32, 4 * LANE_TOKENS),
-        (Some(Lanes::Four), KvType::F16) => (&QUADS_F16, 4 * LANE_TOKENS),
+    let kernel = match (lanes, kv) {
+        (None, KvType::F32) => &F32,
+        (None, KvType::F16) => &F16,
+        (Some(Lanes::Eight), KvType::F32) => &BROADCAST_F32,
+        (Some(Lanes::Eight), KvType::F16) => &BROADCAST_F16,
+        (Some(Lanes::Four), KvType::F32) => &QUADS_F32,
+        (Some(Lanes::Four), KvType::F16) => &QUADS_F16,
     };
+    let per = lanes.map_or(1, |lanes| lanes.count() * LANE_TOKENS);
     let eights = [("EIGHTS", shape.head_dim as f64 / 8.0)];
     let constants = if lanes.is_some() { &eights[..] } else { &[] };
     let grid = [Extent::Fixed(shape.heads as u32), q.per_token(per), super::ONE];

@@ -119,11 +119,12 @@ pub fn attention_backward(
         statistics.binding(),
     ];
     let lanes = r.context().lanes().filter(|_| shape.head_dim <= LANES_HEAD_DIM);
-    let (queries, keys, per) = match lanes {
-        None => (&QUERIES, &KEYS, [1, 1]),
-        Some(Lanes::Four) => (&QUADS_QUERIES, &QUADS_KEYS, [4 * LANE_TOKENS, 4]),
-        Some(Lanes::Eight) => (&BROADCAST_QUERIES, &BROADCAST_KEYS, [8 * LANE_TOKENS, 8]),
+    let (queries, keys) = match lanes {
+        None => (&QUERIES, &KEYS),
+        Some(Lanes::Four) => (&QUADS_QUERIES, &QUADS_KEYS),
+        Some(Lanes::Eight) => (&BROADCAST_QUERIES, &BROADCAST_KEYS),
     };
+    let per = lanes.map_or([1, 1], |lanes| [lanes.count() * LANE_TOKENS, lanes.count()]);
     let eights = [("EIGHTS", shape.head_dim as f64 / 8.0)];
     let constants = if lanes.is_some() { &eights[..] } else { &[] };
 

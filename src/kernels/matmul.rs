@@ -35,8 +35,14 @@ const BROADCAST: Kernel = kernel!(
     "eight_broadcast.wgsl",
     "matmul_rows.wgsl"
 );
-const QUADS: Kernel =
-    kernel!("matmul_quads", "matmul_thread.wgsl", "eight_quads.wgsl", "matmul_quads.wgsl");
+const QUADS: Kernel = kernel!(
+    "matmul_quads",
+    "matmul_thread.wgsl",
+    "eight_loads.wgsl",
+    "exchange_quads.wgsl",
+    "eight_rows.wgsl",
+    "matmul_quads.wgsl"
+);
 
 /// Tokens and rows of W that a workgroup of `matmul.wgsl` does.
 const TILE: usize = BLOCK;

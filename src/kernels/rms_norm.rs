@@ -5,9 +5,22 @@ use crate::Result;
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Kernel, Recorder};
 
-const KERNEL: Kernel = Kernel {
+const WORKGROUP: Kernel = Kernel {
     name: "rms_norm",
-    source: &[include_str!("step.wgsl"), include_str!("rms_norm.wgsl")],
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("sum_workgroup.wgsl"),
+        include_str!("rms_norm.wgsl"),
+    ],
+    storage: &[Read, Read, Write],
+};
+const SUBGROUP: Kernel = Kernel {
+    name: "rms_norm_subgroup",
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("sum_subgroup.wgsl"),
+        include_str!("rms_norm.wgsl"),
+    ],
     storage: &[Read, Read, Write],
 };
 
@@ -25,7 +38,14 @@ struct Params {
 pub fn rms_norm(r: &mut Recorder, x: &Tensor, weight: &Buffer, eps: f32, y: &Tensor) -> Result<()> {
     let params = Params { rows: x.rows(), cols: x.cols() as u32, eps };
     let bindings = [x.binding(), weight.into(), y.binding()];
-    r.dispatch(&KERNEL, &[], &params, &bindings, [x.per_token(1), super::ONE, super::ONE])
+    let grid = [x.per_token(1), super::ONE, super::ONE];
+    match r.context().lanes() {
+        None => r.dispatch(&WORKGROUP, &[], &params, &bindings, grid),
+        Some(lanes) => {
+            let threads = [("THREADS", lanes.count().into())];
+            r.dispatch(&SUBGROUP, &threads, &params, &bindings, grid)
+        }
+    }
 }
 
 /// The reference of [`rms_norm`], over any number of rows.
@@ -58,9 +78,10 @@ mod tests {
 
     #[async_test]
     async fn matches_the_reference() {
-        let context = check::test_context().await;
-        for (tokens, cols) in [(1, 1), (3, 63), (5, 64), (2, 65), (7, 576)] {
-            parity(&context, tokens, cols).await.unwrap();
+        for context in check::test_contexts().await {
+            for (tokens, cols) in [(1, 1), (3, 63), (5, 64), (2, 65), (7, 576)] {
+                parity(&context, tokens, cols).await.unwrap();
+            }
         }
     }
 

@@ -10,9 +10,6 @@ struct Params {
 @group(0) @binding(3) var<storage, read> weight: array<f32>; // (cols)
 @group(0) @binding(4) var<storage, read_write> y: array<f32>; // (T, cols)
 
-const THREADS = 64u;
-var<workgroup> sums: array<f32, THREADS>;
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let row = group.x * params.cols;
@@ -20,15 +17,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var i = thread; i < params.cols; i += THREADS) {
         sum += x[row + i] * x[row + i];
     }
-    sums[thread] = sum;
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if thread < half {
-            sums[thread] += sums[thread + half];
-        }
-    }
-    workgroupBarrier();
-    let scale = inverseSqrt(sums[0] / f32(params.cols) + params.eps);
+    let scale = inverseSqrt(summed(vec2<f32>(sum, 0.0), thread).x / f32(params.cols) + params.eps);
     for (var i = thread; i < params.cols; i += THREADS) {
         y[row + i] = x[row + i] * scale * weight[i];
     }

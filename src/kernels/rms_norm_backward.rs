@@ -5,9 +5,22 @@ use crate::Result;
 use crate::gpu::Access::{Read, Write};
 use crate::gpu::{Buffer, Context, Kernel, Recorder};
 
-const KERNEL: Kernel = Kernel {
+const WORKGROUP: Kernel = Kernel {
     name: "rms_norm_backward",
-    source: &[include_str!("step.wgsl"), include_str!("rms_norm_backward.wgsl")],
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("sum_workgroup.wgsl"),
+        include_str!("rms_norm_backward.wgsl"),
+    ],
+    storage: &[Read, Read, Read, Write],
+};
+const SUBGROUP: Kernel = Kernel {
+    name: "rms_norm_backward_subgroup",
+    source: &[
+        include_str!("step.wgsl"),
+        include_str!("sum_subgroup.wgsl"),
+        include_str!("rms_norm_backward.wgsl"),
+    ],
     storage: &[Read, Read, Read, Write],
 };
 
@@ -42,7 +55,14 @@ pub fn rms_norm_backward(
         pad: 0,
     };
     let bindings = [x.binding(), weight.into(), dy.binding(), dx.binding()];
-    r.dispatch(&KERNEL, &[], &params, &bindings, [x.per_token(1), ONE, ONE])
+    let grid = [x.per_token(1), ONE, ONE];
+    match r.context().lanes() {
+        None => r.dispatch(&WORKGROUP, &[], &params, &bindings, grid),
+        Some(lanes) => {
+            let threads = [("THREADS", lanes.count().into())];
+            r.dispatch(&SUBGROUP, &threads, &params, &bindings, grid)
+        }
+    }
 }
 
 /// The reference of [`rms_norm_backward`], without accumulation.
@@ -89,9 +109,10 @@ mod tests {
 
     #[async_test]
     async fn matches_the_reference() {
-        let context = check::test_context().await;
-        for (tokens, cols) in [(1, 2), (3, 63), (5, 64), (7, 576)] {
-            parity(&context, tokens, cols).await.unwrap();
+        for context in check::test_contexts().await {
+            for (tokens, cols) in [(1, 2), (3, 63), (5, 64), (7, 576)] {
+                parity(&context, tokens, cols).await.unwrap();
+            }
         }
     }
 

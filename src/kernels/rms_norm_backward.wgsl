@@ -13,26 +13,15 @@ struct Params {
 @group(0) @binding(4) var<storage, read> dy: array<f32>; // (T, cols)
 @group(0) @binding(5) var<storage, read_write> dx: array<f32>; // (T, cols)
 
-const THREADS = 64u;
-var<workgroup> sums: array<vec2<f32>, THREADS>; // Σ x², Σ g·x
-
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) thread: u32) {
     let row = group.x * params.cols;
-    var sum = vec2(0.0);
+    var sum = vec2(0.0); // Σ x², Σ g·x
     for (var i = thread; i < params.cols; i += THREADS) {
         let value = x[row + i];
         sum += value * vec2(value, dy[row + i] * weight[i]);
     }
-    sums[thread] = sum;
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if thread < half {
-            sums[thread] += sums[thread + half];
-        }
-    }
-    workgroupBarrier();
-    let means = sums[0] / f32(params.cols);
+    let means = summed(sum, thread) / f32(params.cols);
     let scale = inverseSqrt(means.x + params.eps);
     let pull = scale * scale * means.y;
     for (var i = thread; i < params.cols; i += THREADS) {
