@@ -36,6 +36,7 @@ fn figures_are_printed_and_written() {
     assert_eq!(median(&report, "buffers per token"), 0.0);
     assert_eq!(median(&report, "submits per token"), 0.25);
     assert!(median(&report, "host encoding per token") > 0.0);
+    assert!(median(&report, "inferena training step") > 0.0);
     assert!(median(&report, "inferena loss") > 0.0);
 }
 

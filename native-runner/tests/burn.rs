@@ -177,6 +177,19 @@ fn the_whole_experiment_runs_and_names_the_engine() {
 }
 
 #[test]
+fn the_bench_measures_the_gradients_of_all_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bench.json");
+    ran(&["bench", "inferena", "--runs", "1", "--json", file.to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&fs::read(&file).unwrap()).unwrap();
+    let figures = report["figures"].as_array().unwrap();
+    let names: Vec<&str> = figures.iter().map(|figure| figure["name"].as_str().unwrap()).collect();
+    let expected = ["forward", "one token", "training step", "loss"];
+    assert_eq!(names[..4], expected.map(|name| format!("inferena {name}")));
+    assert!(figures.iter().all(|figure| figure["median"].as_f64().unwrap() > 0.0), "{figures:?}");
+}
+
+#[test]
 fn what_can_not_be_is_one_clear_line() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("adapters");

@@ -5,16 +5,18 @@ use super::{Bench, Figure};
 use crate::Result;
 use crate::data::batch::BatchSet;
 use crate::data::tokens::Example;
-use crate::generate::{Forward, GpuModel, Likelihood};
+use crate::generate::{Forward, GpuModel, Likelihood, Model};
 use crate::train::{AdapterType, TrainConfig, Trainer};
+#[cfg(feature = "burn")]
+use crate::{burn::BurnModel, model::Weight, train::weight_gradients};
 
 /// Tokens of the text.
 const TOKENS: u32 = 128;
 
 impl Bench<'_> {
     /// Milliseconds of a forward pass over the text with the logits of every token, read back, of one
-    /// token alone, and of the gradients of all weights with an update; the mean loss of the text's next
-    /// tokens.
+    /// token alone, and of the gradients of all weights, with an update by our kernels and without one
+    /// by burn; the mean loss of the text's next tokens.
     pub async fn inferena(&self) -> Result<Vec<Figure>> {
         let ids: Vec<u32> = (0..TOKENS).collect();
         let mut forward = Forward::new(self.engine.model(), None, ids.len())?;
@@ -40,9 +42,12 @@ impl Bench<'_> {
         };
         figures.push(self.take("inferena one token", "ms", once).await?);
 
-        if let Ok(gpu) = self.engine.model().gpu() {
-            figures.push(self.inferena_training(gpu).await?);
-        }
+        let step = match self.engine.model() {
+            Model::Gpu(gpu) => self.inferena_training(gpu).await?,
+            #[cfg(feature = "burn")]
+            Model::Burn(model) => self.inferena_gradients(model).await?,
+        };
+        figures.push(step);
 
         let mut likelihood = Likelihood::new(self.engine.model(), None, ids.len())?;
         let nll = likelihood.nll(&ids, 1).await?;
@@ -65,8 +70,7 @@ impl Bench<'_> {
             val_batches: 0,
             ..TrainConfig::default()
         };
-        let example = Example::new((0..TOKENS).collect(), 0);
-        let set = BatchSet::new(vec![example], config.batch_config())?;
+        let set = training_text(&config)?;
         let initial = config.initial_adapter(self.engine.config())?;
         let mut trainer = Trainer::new(&gpu.context, &gpu.llama, &initial, set, None, &config)?;
         let once = async || {
@@ -76,4 +80,28 @@ impl Bench<'_> {
         };
         self.take("inferena training step", "ms", once).await
     }
+
+    /// The gradients of every weight there is, without an update: the protocol asks for no more.
+    #[cfg(feature = "burn")]
+    async fn inferena_gradients(&self, model: &BurnModel) -> Result<Figure> {
+        let batch = training_text(&TrainConfig::default())?.pack(&[0]);
+        let once = async || {
+            let began = (self.clock)();
+            let (_, mut gradients) = weight_gradients(model, &batch)?;
+            // What is read of each has to be there by then.
+            let firsts =
+                gradients.weights_mut().into_iter().flatten().map(|(_, weight)| match weight {
+                    Weight::Matrix(matrix) => matrix.clone().slice([0..1, 0..1]).reshape([1]),
+                    Weight::Vector(vector, _) => vector.clone().slice(0..1),
+                });
+            crate::burn::read(burn::tensor::Tensor::cat(firsts.collect(), 0)).await?;
+            Ok(((self.clock)() - began) * 1e3)
+        };
+        self.take("inferena training step", "ms", once).await
+    }
+}
+
+/// The text to train on: one batch, each token but the last followed by the next.
+fn training_text(config: &TrainConfig) -> Result<BatchSet> {
+    BatchSet::new(vec![Example::new((0..TOKENS).collect(), 0)], config.batch_config())
 }

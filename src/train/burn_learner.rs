@@ -12,8 +12,8 @@ use super::config::{AdapterType, Optimizer, TrainConfig};
 use super::learner::{Learner, LearnerState, TrainStep};
 use super::trainer::Room;
 use crate::burn::{
-    AdapterKind, BottleneckConfig, BurnAdapter, BurnModel, BurnOps, LinearUpdate, LoraConfig,
-    Packed, flat_gradients, flat_parameters, parameter_names, read, with_parameters,
+    AdapterKind, BottleneckConfig, BurnAdapter, BurnModel, BurnOps, Device, LinearUpdate,
+    LoraConfig, Packed, flat_gradients, flat_parameters, parameter_names, read, with_parameters,
 };
 use crate::data::batch::Batch;
 use crate::data::token::Target;
@@ -175,14 +175,8 @@ impl<A: AdapterKind> BurnLearner<A> {
         x: &Tensor<2>,
         targets: &[Target],
     ) -> Result<Tensor<2>> {
-        let device = self.model.device.burn();
         let logits = self.model.llama.logits(ops, x, None)?;
-        let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();
-        let weights: Vec<f32> = targets.iter().map(|target| -target.weight).collect();
-        let sides = [targets.len(), 1];
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, sides), device);
-        let weights = Tensor::<2>::from_data(TensorData::new(weights, sides), device);
-        Ok(log_softmax(logits, 1).gather(1, ids) * weights)
+        Ok(cross_entropies(&self.model.device, logits, targets))
     }
 
     /// The rows whose logits are made at once, and their targets.
@@ -281,6 +275,16 @@ impl<A: AdapterKind> BurnLearner<A> {
         let data = TensorData::new(values.to_vec(), [values.len()]);
         Tensor::from_data(data, self.model.device.burn())
     }
+}
+
+/// The weighted cross-entropies (rows, 1) of `logits` (rows, vocab_size).
+pub(super) fn cross_entropies(device: &Device, logits: Tensor<2>, targets: &[Target]) -> Tensor<2> {
+    let ids: Vec<i32> = targets.iter().map(|target| target.id as i32).collect();
+    let weights: Vec<f32> = targets.iter().map(|target| -target.weight).collect();
+    let sides = [targets.len(), 1];
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, sides), device.burn());
+    let weights = Tensor::<2>::from_data(TensorData::new(weights, sides), device.burn());
+    log_softmax(logits, 1).gather(1, ids) * weights
 }
 
 impl<A: AdapterKind> Learner for BurnLearner<A> {

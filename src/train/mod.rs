@@ -6,6 +6,8 @@
 //! [`Trainer::save`] everything that a resumed run needs to give the same numbers.
 
 #[cfg(feature = "burn")]
+mod burn_gradients;
+#[cfg(feature = "burn")]
 mod burn_learner;
 mod checkpoint;
 mod config;
@@ -17,6 +19,8 @@ mod recording;
 mod schedule;
 mod trainer;
 
+#[cfg(feature = "burn")]
+pub use burn_gradients::weight_gradients;
 #[cfg(feature = "burn")]
 pub use burn_learner::BurnLearner;
 pub use checkpoint::Checkpoint;

@@ -11,6 +11,7 @@ mod models;
 mod on_gpu;
 mod operations;
 mod training;
+mod weights;
 
 use std::rc::Rc;
 

@@ -52,7 +52,7 @@ pub enum What {
     Train,
     /// Questions of an evaluation
     Evaluate,
-    /// inferena's protocol: ids 0 to 127 in f32, forward pass and one token
+    /// inferena's protocol: ids 0 to 127 in f32, forward pass, one token, gradients of all weights
     Inferena,
     /// GPU time of each kernel: a prompt, a token, a training step
     Kernels,
