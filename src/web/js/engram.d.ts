@@ -790,7 +790,7 @@ export type BenchPart =
     | "train"
     /** Questions/s of an evaluation. */
     | "evaluate"
-    /** inferena's protocol: a forward pass over 128 tokens, one token after them, the loss. */
+    /** inferena's protocol: a forward pass over 128 tokens, one token, the gradients of all weights, the loss. */
     | "inferena"
     /** How the time of tokens and training steps grows with their number. */
     | "scaling";
