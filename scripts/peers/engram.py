@@ -102,6 +102,4 @@ def inferena(args, name: str) -> dict:
     found |= {"weights": "f32"}
     if "step_ms" not in found:
         found["note"] = "this build's engram bench has no training step of all weights"
-    elif name == "engram-wgpu":
-        found["note"] = "its training step has an update in it"
     return about(args, name) | found

@@ -15,8 +15,8 @@ const TOKENS: u32 = 128;
 
 impl Bench<'_> {
     /// Milliseconds of a forward pass over the text with the logits of every token, read back, of one
-    /// token alone, and of the gradients of all weights, with an update by our kernels and without one
-    /// by burn; the mean loss of the text's next tokens.
+    /// token alone, and of the gradients of all weights, without an update; the mean loss of the text's
+    /// next tokens.
     pub async fn inferena(&self) -> Result<Vec<Figure>> {
         let ids: Vec<u32> = (0..TOKENS).collect();
         let mut forward = Forward::new(self.engine.model(), None, ids.len())?;
@@ -56,7 +56,8 @@ impl Bench<'_> {
         Ok(figures)
     }
 
-    /// A step on the text that trains every weight there is, embedding and norms included.
+    /// The gradients of every weight there is, embedding and norms included: a step that adds to those of
+    /// an update that never comes, since the protocol asks for no more.
     async fn inferena_training(&self, gpu: &GpuModel) -> Result<Figure> {
         let head = (!self.engine.config().tie_word_embeddings).then_some("lm_head");
         let whole = ["embed_tokens", "norm"].into_iter().chain(head);
@@ -66,6 +67,7 @@ impl Bench<'_> {
             modules_to_save: whole.map(str::to_owned).collect(),
             batch_size: 1,
             iters: self.runs as usize + 1,
+            grad_accumulation_steps: self.runs as usize + 2,
             steps_per_report: 1,
             val_batches: 0,
             ..TrainConfig::default()
@@ -81,7 +83,7 @@ impl Bench<'_> {
         self.take("inferena training step", "ms", once).await
     }
 
-    /// The gradients of every weight there is, without an update: the protocol asks for no more.
+    /// The same by burn's autodiff.
     #[cfg(feature = "burn")]
     async fn inferena_gradients(&self, model: &BurnModel) -> Result<Figure> {
         let batch = training_text(&TrainConfig::default())?.pack(&[0]);

@@ -3,7 +3,7 @@
 use super::weight::{BLOCK, Format, Matrix};
 use super::{Rows, Tensor, check};
 use crate::gpu::Access::{Read, Write};
-use crate::gpu::{Context, Extent, Kernel, Recorder, Variant};
+use crate::gpu::{Context, Extent, Kernel, Lanes, Recorder};
 use crate::{Error, Result};
 
 macro_rules! kernel {
@@ -21,20 +21,25 @@ macro_rules! kernel {
 }
 
 const TILES: Kernel = kernel!("weight_gradient_tile", "weight_gradient.wgsl");
-const LOADS: Kernel =
-    kernel!("weight_gradient_loads", "eight.wgsl", "eight_loads.wgsl", "weight_gradient_rows.wgsl");
 const BROADCAST: Kernel = kernel!(
     "weight_gradient_broadcast",
     "eight.wgsl",
-    "spread.wgsl",
-    "eight_broadcast.wgsl",
+    "exchange_broadcast.wgsl",
+    "eight_rows.wgsl",
+    "weight_gradient_rows.wgsl"
+);
+const QUADS: Kernel = kernel!(
+    "weight_gradient_quads",
+    "eight.wgsl",
+    "exchange_quads.wgsl",
+    "eight_rows.wgsl",
     "weight_gradient_rows.wgsl"
 );
 
 /// Side of the tile that a workgroup of `weight_gradient.wgsl` does.
 const TILE: usize = 32;
-/// Columns and rows that a workgroup of `weight_gradient_rows.wgsl` does.
-const GROUP_COLS: usize = 64;
+/// Columns that a lane of `weight_gradient_rows.wgsl` does, and rows.
+const LANE_COLS: usize = 8;
 const GROUP_ROWS: usize = 16;
 
 #[repr(C)]
@@ -72,12 +77,15 @@ pub fn weight_gradient(r: &mut Recorder, x: &Tensor, dy: &Tensor, dw: &Matrix) -
         };
         let [values, _] = dw.planes(part);
         let bindings = [x.binding(), dy.binding(), values];
-        // Trained matrices are multiplied by both products as often: what is fast for the one is so here.
-        let (kernel, cols, rows) = match r.context().variants().matmul_transposed {
-            Variant::Tile => (&TILES, TILE, TILE),
-            Variant::Loads | Variant::Quads => (&LOADS, GROUP_COLS, GROUP_ROWS),
-            Variant::Broadcast => (&BROADCAST, GROUP_COLS, GROUP_ROWS),
+        let of_fours = [dw.cols(), dy.cols(), part.first_row].iter().all(|n| n.is_multiple_of(4));
+        let lanes = r.context().lanes().filter(|_| of_fours);
+        let kernel = match lanes {
+            None => &TILES,
+            Some(Lanes::Four) => &QUADS,
+            Some(Lanes::Eight) => &BROADCAST,
         };
+        let (cols, rows) =
+            lanes.map_or((TILE, TILE), |lanes| (lanes.count() as usize * LANE_COLS, GROUP_ROWS));
         // One layer of workgroups, or none where the replay has none of these tokens.
         let any = dy.per_token(dy.rows().max.max(1));
         let grid = [Extent::cover(dw.cols(), cols), Extent::cover(part.rows, rows), any];
@@ -100,9 +108,10 @@ pub fn reference(x: &[f32], dy: &[f32], tokens: usize) -> Vec<f32> {
 pub async fn parity(context: &Context, tokens: usize, (outs, ins): (usize, usize)) -> Result<()> {
     let (x, dy) = (check::noise(1, tokens * ins), check::noise(2, tokens * outs));
     let before = check::noise(3, outs * ins);
-    // With a column that is nobody's.
-    let stride = outs + 1;
-    let padded: Vec<f32> = dy.chunks_exact(outs).flat_map(|row| [row, &[9.0]].concat()).collect();
+    // With columns that are nobody's.
+    let stride = outs + 4;
+    let padded: Vec<f32> =
+        dy.chunks_exact(outs).flat_map(|row| [row, &[9.0; 4]].concat()).collect();
     let (x_gpu, dy_gpu) =
         (Tensor::from(context, ins, &x)?, Tensor::from(context, stride, &padded)?);
     let dw = Matrix::from_f32(context, Format::F32, ins, &before)?;
@@ -133,7 +142,14 @@ mod tests {
     #[async_test]
     async fn matches_the_reference() {
         for context in check::test_contexts().await {
-            for (tokens, shape) in [(1, (1, 1)), (3, (9, 45)), (33, (65, 100)), (70, (40, 576))] {
+            for (tokens, shape) in [
+                (1, (1, 1)),
+                (3, (9, 45)),
+                (33, (65, 100)),
+                (70, (40, 576)),
+                (9, (4, 4)),
+                (12, (100, 76)),
+            ] {
                 parity(&context, tokens, shape).await.unwrap();
             }
         }

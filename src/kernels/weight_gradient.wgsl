@@ -1,6 +1,10 @@
 // dW[o, i] += Σ_t dY[t, o] · X[t, i]: a tile of 32 outputs by 32 columns a workgroup, 32 tokens at a
 // time in workgroup memory, 4 × 4 of the tile a thread.
 
+@group(0) @binding(2) var<storage, read> x: array<f32>; // (rows, in)
+@group(0) @binding(3) var<storage, read> dy: array<f32>; // (rows, out)
+@group(0) @binding(4) var<storage, read_write> dw: array<f32>; // a part of (out, in), rows of `stride`
+
 const TILE = 32u;
 const SIDE = 8u; // threads a side
 const PER = 4u; // of the tile a thread and side

@@ -11,6 +11,3 @@ struct Params {
 }
 
 @group(0) @binding(1) var<uniform> params: Params;
-@group(0) @binding(2) var<storage, read> x: array<f32>; // (rows, in)
-@group(0) @binding(3) var<storage, read> dy: array<f32>; // (rows, out)
-@group(0) @binding(4) var<storage, read_write> dw: array<f32>; // a part of (out, in), rows of `stride`

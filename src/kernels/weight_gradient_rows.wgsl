@@ -1,106 +1,128 @@
-// `weight_gradient.wgsl` for the adapters of `matmul_rows.wgsl`: no workgroup memory; a thread does eight
-// columns of sixteen rows of dW in registers, token by token. `eight_values` is that of
-// `eight_broadcast.wgsl` or of `eight_loads.wgsl`.
+// `weight_gradient.wgsl` for the adapters of `attention_rows.wgsl` and rows of whole fours: no workgroup memory;
+// a thread does eight columns of sixteen rows of dW in registers, eight tokens a turn, whose outputs'
+// gradients the lanes load for one another.
 
-const THREADS = 8u;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // (rows, in)
+@group(0) @binding(3) var<storage, read> dy: array<vec4<f32>>; // (rows, out)
+@group(0) @binding(4) var<storage, read_write> dw: array<vec4<f32>>; // a part of (out, in), rows of `stride`
+
+const TOKENS = 8u; // a turn
 const ROWS = 16u; // of dW, a workgroup
-const COLUMNS = 8u; // a thread
+const QUADS = 2u; // fours of columns, a thread
+alias Tokens = array<Eight, TOKENS>;
 
-fn one_value(at: u32) -> f32 {
-    return dy[at];
+// Eight outputs' gradients of a token, or zeros past the end.
+fn dy_of(token: u32, tokens: u32, row: u32) -> Eight {
+    let at = ((params.dy_row + min(token, tokens - 1u)) * params.dy_cols + params.first_out + row) / 4u;
+    let there = token < tokens;
+    return Eight(select(vec4<f32>(), dy[at], there), select(vec4<f32>(), dy[at + 1u], there));
 }
 
-// A token's eight columns; past the end the last one.
-fn columns_of(row: u32, col: u32) -> Eight {
-    let last = vec4<u32>(params.in_features - 1u);
-    let low = vec4<u32>(row) + min(vec4<u32>(col) + vec4<u32>(0u, 1u, 2u, 3u), last);
-    let high = vec4<u32>(row) + min(vec4<u32>(col) + vec4<u32>(4u, 5u, 6u, 7u), last);
-    return Eight(
-        vec4<f32>(x[low.x], x[low.y], x[low.z], x[low.w]),
-        vec4<f32>(x[high.x], x[high.y], x[high.z], x[high.w]),
+fn dys(tile: u32, tokens: u32, row: u32, lane: u32) -> Tokens {
+    return exchanged(dy_of(tile + lane, tokens, row), dy_of(tile + lane + 4u, tokens, row));
+}
+
+// Eight columns of a token; past the end the last ones.
+fn x_of(token: u32, tokens: u32, quad: u32) -> Eight {
+    let at = (params.x_row + min(token, tokens - 1u)) * params.in_features / 4u;
+    let last = params.in_features / 4u - 1u;
+    return Eight(x[at + min(quad, last)], x[at + min(quad + 1u, last)]);
+}
+
+// Adds eight tokens' products to eight rows, which stand at `first` among the sums.
+fn add(sums: ptr<function, array<Eight, ROWS>>, first: u32, dys: Tokens, xs: Tokens) {
+    (*sums)[first + 0u] = add_weighted(
+        (*sums)[first + 0u],
+        Eight(vec4<f32>(dys[0].a.x, dys[1].a.x, dys[2].a.x, dys[3].a.x), vec4<f32>(dys[4].a.x, dys[5].a.x, dys[6].a.x, dys[7].a.x)),
+        xs,
+    );
+    (*sums)[first + 1u] = add_weighted(
+        (*sums)[first + 1u],
+        Eight(vec4<f32>(dys[0].a.y, dys[1].a.y, dys[2].a.y, dys[3].a.y), vec4<f32>(dys[4].a.y, dys[5].a.y, dys[6].a.y, dys[7].a.y)),
+        xs,
+    );
+    (*sums)[first + 2u] = add_weighted(
+        (*sums)[first + 2u],
+        Eight(vec4<f32>(dys[0].a.z, dys[1].a.z, dys[2].a.z, dys[3].a.z), vec4<f32>(dys[4].a.z, dys[5].a.z, dys[6].a.z, dys[7].a.z)),
+        xs,
+    );
+    (*sums)[first + 3u] = add_weighted(
+        (*sums)[first + 3u],
+        Eight(vec4<f32>(dys[0].a.w, dys[1].a.w, dys[2].a.w, dys[3].a.w), vec4<f32>(dys[4].a.w, dys[5].a.w, dys[6].a.w, dys[7].a.w)),
+        xs,
+    );
+    (*sums)[first + 4u] = add_weighted(
+        (*sums)[first + 4u],
+        Eight(vec4<f32>(dys[0].b.x, dys[1].b.x, dys[2].b.x, dys[3].b.x), vec4<f32>(dys[4].b.x, dys[5].b.x, dys[6].b.x, dys[7].b.x)),
+        xs,
+    );
+    (*sums)[first + 5u] = add_weighted(
+        (*sums)[first + 5u],
+        Eight(vec4<f32>(dys[0].b.y, dys[1].b.y, dys[2].b.y, dys[3].b.y), vec4<f32>(dys[4].b.y, dys[5].b.y, dys[6].b.y, dys[7].b.y)),
+        xs,
+    );
+    (*sums)[first + 6u] = add_weighted(
+        (*sums)[first + 6u],
+        Eight(vec4<f32>(dys[0].b.z, dys[1].b.z, dys[2].b.z, dys[3].b.z), vec4<f32>(dys[4].b.z, dys[5].b.z, dys[6].b.z, dys[7].b.z)),
+        xs,
+    );
+    (*sums)[first + 7u] = add_weighted(
+        (*sums)[first + 7u],
+        Eight(vec4<f32>(dys[0].b.w, dys[1].b.w, dys[2].b.w, dys[3].b.w), vec4<f32>(dys[4].b.w, dys[5].b.w, dys[6].b.w, dys[7].b.w)),
+        xs,
     );
 }
 
-fn add(sum: Eight, d: f32, v: Eight) -> Eight {
-    return Eight(sum.a + d * v.a, sum.b + d * v.b);
-}
-
-fn store(row: u32, col: u32, sum: Eight) {
+fn store(row: u32, quad: u32, sum: Eight) {
     if row >= params.part_rows {
         return;
     }
-    for (var i = 0u; i < COLUMNS; i += 1u) {
-        if col + i < params.in_features {
-            dw[row * params.stride + col + i] += select(sum.b[i & 3u], sum.a[i & 3u], i < 4u);
-        }
+    let at = row * params.stride / 4u + quad;
+    if quad * 4u < params.in_features {
+        dw[at] += sum.a;
+    }
+    if (quad + 1u) * 4u < params.in_features {
+        dw[at + 1u] += sum.b;
     }
 }
 
-@compute @workgroup_size(THREADS)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(local_invocation_index) thread: u32,
-) {
-    let lane = thread;
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let tokens = rows_in_use(params.rows);
     let row = group.y * ROWS;
-    let col = (group.x * THREADS + thread) * COLUMNS;
-    let low_count = params.part_rows - row;
-    let high_count = max(low_count, 8u) - 8u;
-
-    var sum0 = Eight();
-    var sum1 = Eight();
-    var sum2 = Eight();
-    var sum3 = Eight();
-    var sum4 = Eight();
-    var sum5 = Eight();
-    var sum6 = Eight();
-    var sum7 = Eight();
-    var sum8 = Eight();
-    var sum9 = Eight();
-    var sum10 = Eight();
-    var sum11 = Eight();
-    var sum12 = Eight();
-    var sum13 = Eight();
-    var sum14 = Eight();
-    var sum15 = Eight();
-    for (var token = 0u; token < tokens; token += 1u) {
-        let at = (params.dy_row + token) * params.dy_cols + params.first_out + row;
-        let low = eight_values(at, low_count, lane);
-        let high = eight_values(at + 8u, high_count, lane);
-        let v = columns_of((params.x_row + token) * params.in_features, col);
-        sum0 = add(sum0, low.a.x, v);
-        sum1 = add(sum1, low.a.y, v);
-        sum2 = add(sum2, low.a.z, v);
-        sum3 = add(sum3, low.a.w, v);
-        sum4 = add(sum4, low.b.x, v);
-        sum5 = add(sum5, low.b.y, v);
-        sum6 = add(sum6, low.b.z, v);
-        sum7 = add(sum7, low.b.w, v);
-        sum8 = add(sum8, high.a.x, v);
-        sum9 = add(sum9, high.a.y, v);
-        sum10 = add(sum10, high.a.z, v);
-        sum11 = add(sum11, high.a.w, v);
-        sum12 = add(sum12, high.b.x, v);
-        sum13 = add(sum13, high.b.y, v);
-        sum14 = add(sum14, high.b.z, v);
-        sum15 = add(sum15, high.b.w, v);
+    let quad = (group.x * LANES + lane) * QUADS;
+    let order = row_order(lane);
+    var sums: array<Eight, ROWS>;
+    for (var tile = 0u; tile < tokens; tile += TOKENS) {
+        let own = tile + order;
+        let xs = Tokens(
+            x_of(own.x, tokens, quad),
+            x_of(own.y, tokens, quad),
+            x_of(own.z, tokens, quad),
+            x_of(own.w, tokens, quad),
+            x_of(own.x + 4u, tokens, quad),
+            x_of(own.y + 4u, tokens, quad),
+            x_of(own.z + 4u, tokens, quad),
+            x_of(own.w + 4u, tokens, quad),
+        );
+        add(&sums, 0u, dys(tile, tokens, row, lane), xs);
+        add(&sums, 8u, dys(tile, tokens, row + 8u, lane), xs);
     }
 
-    store(row + 0u, col, sum0);
-    store(row + 1u, col, sum1);
-    store(row + 2u, col, sum2);
-    store(row + 3u, col, sum3);
-    store(row + 4u, col, sum4);
-    store(row + 5u, col, sum5);
-    store(row + 6u, col, sum6);
-    store(row + 7u, col, sum7);
-    store(row + 8u, col, sum8);
-    store(row + 9u, col, sum9);
-    store(row + 10u, col, sum10);
-    store(row + 11u, col, sum11);
-    store(row + 12u, col, sum12);
-    store(row + 13u, col, sum13);
-    store(row + 14u, col, sum14);
-    store(row + 15u, col, sum15);
+    store(row + 0u, quad, sums[0]);
+    store(row + 1u, quad, sums[1]);
+    store(row + 2u, quad, sums[2]);
+    store(row + 3u, quad, sums[3]);
+    store(row + 4u, quad, sums[4]);
+    store(row + 5u, quad, sums[5]);
+    store(row + 6u, quad, sums[6]);
+    store(row + 7u, quad, sums[7]);
+    store(row + 8u, quad, sums[8]);
+    store(row + 9u, quad, sums[9]);
+    store(row + 10u, quad, sums[10]);
+    store(row + 11u, quad, sums[11]);
+    store(row + 12u, quad, sums[12]);
+    store(row + 13u, quad, sums[13]);
+    store(row + 14u, quad, sums[14]);
+    store(row + 15u, quad, sums[15]);
 }
