@@ -1,4 +1,5 @@
-//! Causal attention with grouped query heads, one workgroup per token and head.
+//! Causal attention with grouped query heads: a workgroup per token and head, or for software adapters a
+//! thread per two tokens of a head.
 
 use super::kv::KvType;
 use super::{Rows, Tensor, Token, check};

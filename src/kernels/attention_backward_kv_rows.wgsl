@@ -5,34 +5,6 @@
 
 const NEVER = 3.4028234e38; // sees a key that there is not
 
-fn q_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(q[at + 2u * e], q[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
-fn k_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(k[at + 2u * e], k[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
-fn v_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(v[at + 2u * e], v[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
-fn dout_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(dout[at + 2u * e], dout[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
 fn k_head(at: u32) -> Head {
     return Head(
         k_eight(at, 0u),

@@ -14,34 +14,6 @@ struct Query {
     last_key: u32,
 }
 
-fn q_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(q[at + 2u * e], q[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
-fn k_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(k[at + 2u * e], k[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
-fn v_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(v[at + 2u * e], v[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
-fn dout_eight(at: u32, e: u32) -> Eight {
-    if e < EIGHTS {
-        return Eight(dout[at + 2u * e], dout[at + 2u * e + 1u]);
-    }
-    return Eight();
-}
-
 fn q_head(at: u32) -> Head {
     return Head(
         q_eight(at, 0u),

@@ -8,6 +8,36 @@ alias Head = array<Eight, MOST_EIGHTS>;
 // (eights of a head, rows)
 alias HeadRows = array<array<Eight, ROWS>, MOST_EIGHTS>;
 
+// Eight values of a row each; past a head's end there are none.
+
+fn q_eight(at: u32, e: u32) -> Eight {
+    if e < EIGHTS {
+        return Eight(q[at + 2u * e], q[at + 2u * e + 1u]);
+    }
+    return Eight();
+}
+
+fn k_eight(at: u32, e: u32) -> Eight {
+    if e < EIGHTS {
+        return Eight(k[at + 2u * e], k[at + 2u * e + 1u]);
+    }
+    return Eight();
+}
+
+fn v_eight(at: u32, e: u32) -> Eight {
+    if e < EIGHTS {
+        return Eight(v[at + 2u * e], v[at + 2u * e + 1u]);
+    }
+    return Eight();
+}
+
+fn dout_eight(at: u32, e: u32) -> Eight {
+    if e < EIGHTS {
+        return Eight(dout[at + 2u * e], dout[at + 2u * e + 1u]);
+    }
+    return Eight();
+}
+
 // The products of a head with those of eight rows.
 fn products(head: Head, rows: HeadRows) -> Eight {
     var sums = Eight();
