@@ -373,8 +373,8 @@ fn is_finite(path: &Path) -> bool {
 fn a_number_that_is_not_finite_ends_the_run_and_is_not_saved() {
     let root = tempfile::tempdir().unwrap();
     for (i, options) in [
-        &["--learning-rate", "1e30"][..],
-        &["--learning-rate", "1e30", "--grad-accumulation-steps", "3"],
+        &["--learning-rate", "1e38"][..],
+        &["--learning-rate", "1e38", "--grad-accumulation-steps", "3"],
         &["--scale", "1e30"],
     ]
     .into_iter()
@@ -397,7 +397,7 @@ fn a_number_that_is_not_finite_ends_the_run_and_is_not_saved() {
     }
     // A checkpoint between reports does not hide it.
     let folder = root.path().join("between");
-    let settings = ["--learning-rate", "1e30", "--iters", "8", "--save-every", "1"];
+    let settings = ["--learning-rate", "1e38", "--iters", "8", "--save-every", "1"];
     let output = train(&folder, &[SMALL, &settings, &["--val-batches", "0"]]).output().unwrap();
     let problem = one_error(&output);
     assert!(problem.starts_with("error: iteration "), "{problem}");
