@@ -29,28 +29,28 @@ const BROADCAST_F32: Kernel = kernel!(
     "attention_broadcast_f32",
     "kv_f32.wgsl",
     "exchange_broadcast.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "attention_rows.wgsl"
 );
 const BROADCAST_F16: Kernel = kernel!(
     "attention_broadcast_f16",
     "kv_f16.wgsl",
     "exchange_broadcast.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "attention_rows.wgsl"
 );
 const QUADS_F32: Kernel = kernel!(
     "attention_quads_f32",
     "kv_f32.wgsl",
     "exchange_quads.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "attention_rows.wgsl"
 );
 const QUADS_F16: Kernel = kernel!(
     "attention_quads_f16",
     "kv_f16.wgsl",
     "exchange_quads.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "attention_rows.wgsl"
 );
 

@@ -37,7 +37,7 @@ macro_rules! by_rows {
             $writes,
             "eight.wgsl",
             $exchange,
-            "eight_rows.wgsl",
+            "eight_products.wgsl",
             "attention_backward_rows.wgsl",
             $part
         )

@@ -40,7 +40,7 @@ const QUADS: Kernel = kernel!(
     "matmul_thread.wgsl",
     "eight_loads.wgsl",
     "exchange_quads.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "matmul_quads.wgsl"
 );
 

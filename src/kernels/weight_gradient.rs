@@ -25,14 +25,14 @@ const BROADCAST: Kernel = kernel!(
     "weight_gradient_broadcast",
     "eight.wgsl",
     "exchange_broadcast.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "weight_gradient_rows.wgsl"
 );
 const QUADS: Kernel = kernel!(
     "weight_gradient_quads",
     "eight.wgsl",
     "exchange_quads.wgsl",
-    "eight_rows.wgsl",
+    "eight_products.wgsl",
     "weight_gradient_rows.wgsl"
 );
 

@@ -29,48 +29,25 @@ fn x_of(token: u32, tokens: u32, quad: u32) -> Eight {
     return Eight(x[at + min(quad, last)], x[at + min(quad + 1u, last)]);
 }
 
+// What four tokens have of four rows, row by row.
+fn by_row(a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, d: vec4<f32>) -> mat4x4<f32> {
+    return transpose(mat4x4<f32>(a, b, c, d));
+}
+
 // Adds eight tokens' products to eight rows, which stand at `first` among the sums.
 fn add(sums: ptr<function, array<Eight, ROWS>>, first: u32, dys: Tokens, xs: Tokens) {
-    (*sums)[first + 0u] = add_weighted(
-        (*sums)[first + 0u],
-        Eight(vec4<f32>(dys[0].a.x, dys[1].a.x, dys[2].a.x, dys[3].a.x), vec4<f32>(dys[4].a.x, dys[5].a.x, dys[6].a.x, dys[7].a.x)),
-        xs,
-    );
-    (*sums)[first + 1u] = add_weighted(
-        (*sums)[first + 1u],
-        Eight(vec4<f32>(dys[0].a.y, dys[1].a.y, dys[2].a.y, dys[3].a.y), vec4<f32>(dys[4].a.y, dys[5].a.y, dys[6].a.y, dys[7].a.y)),
-        xs,
-    );
-    (*sums)[first + 2u] = add_weighted(
-        (*sums)[first + 2u],
-        Eight(vec4<f32>(dys[0].a.z, dys[1].a.z, dys[2].a.z, dys[3].a.z), vec4<f32>(dys[4].a.z, dys[5].a.z, dys[6].a.z, dys[7].a.z)),
-        xs,
-    );
-    (*sums)[first + 3u] = add_weighted(
-        (*sums)[first + 3u],
-        Eight(vec4<f32>(dys[0].a.w, dys[1].a.w, dys[2].a.w, dys[3].a.w), vec4<f32>(dys[4].a.w, dys[5].a.w, dys[6].a.w, dys[7].a.w)),
-        xs,
-    );
-    (*sums)[first + 4u] = add_weighted(
-        (*sums)[first + 4u],
-        Eight(vec4<f32>(dys[0].b.x, dys[1].b.x, dys[2].b.x, dys[3].b.x), vec4<f32>(dys[4].b.x, dys[5].b.x, dys[6].b.x, dys[7].b.x)),
-        xs,
-    );
-    (*sums)[first + 5u] = add_weighted(
-        (*sums)[first + 5u],
-        Eight(vec4<f32>(dys[0].b.y, dys[1].b.y, dys[2].b.y, dys[3].b.y), vec4<f32>(dys[4].b.y, dys[5].b.y, dys[6].b.y, dys[7].b.y)),
-        xs,
-    );
-    (*sums)[first + 6u] = add_weighted(
-        (*sums)[first + 6u],
-        Eight(vec4<f32>(dys[0].b.z, dys[1].b.z, dys[2].b.z, dys[3].b.z), vec4<f32>(dys[4].b.z, dys[5].b.z, dys[6].b.z, dys[7].b.z)),
-        xs,
-    );
-    (*sums)[first + 7u] = add_weighted(
-        (*sums)[first + 7u],
-        Eight(vec4<f32>(dys[0].b.w, dys[1].b.w, dys[2].b.w, dys[3].b.w), vec4<f32>(dys[4].b.w, dys[5].b.w, dys[6].b.w, dys[7].b.w)),
-        xs,
-    );
+    let a = by_row(dys[0].a, dys[1].a, dys[2].a, dys[3].a);
+    let b = by_row(dys[0].b, dys[1].b, dys[2].b, dys[3].b);
+    let further_a = by_row(dys[4].a, dys[5].a, dys[6].a, dys[7].a);
+    let further_b = by_row(dys[4].b, dys[5].b, dys[6].b, dys[7].b);
+    (*sums)[first + 0u] = add_weighted((*sums)[first + 0u], Eight(a[0], further_a[0]), xs);
+    (*sums)[first + 1u] = add_weighted((*sums)[first + 1u], Eight(a[1], further_a[1]), xs);
+    (*sums)[first + 2u] = add_weighted((*sums)[first + 2u], Eight(a[2], further_a[2]), xs);
+    (*sums)[first + 3u] = add_weighted((*sums)[first + 3u], Eight(a[3], further_a[3]), xs);
+    (*sums)[first + 4u] = add_weighted((*sums)[first + 4u], Eight(b[0], further_b[0]), xs);
+    (*sums)[first + 5u] = add_weighted((*sums)[first + 5u], Eight(b[1], further_b[1]), xs);
+    (*sums)[first + 6u] = add_weighted((*sums)[first + 6u], Eight(b[2], further_b[2]), xs);
+    (*sums)[first + 7u] = add_weighted((*sums)[first + 7u], Eight(b[3], further_b[3]), xs);
 }
 
 fn store(row: u32, quad: u32, sum: Eight) {
